@@ -1,0 +1,124 @@
+"""Calls and outcomes: what enters the one path and what leaves it. Frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gateway.core.decisions import Decision
+from gateway.core.json_types import JsonObject, JsonValue
+
+__all__ = [
+    "LOCAL",
+    "Answered",
+    "Denied",
+    "Failed",
+    "FailureKind",
+    "Front",
+    "Outcome",
+    "Principal",
+    "Role",
+    "ServerError",
+    "ToolCall",
+]
+
+
+class Front(StrEnum):
+    """Where a call came in. Recorded, never decided on."""
+
+    MCP = "mcp"
+    ENV = "env"
+    CODE = "code"
+    CLI = "cli"
+    UI = "ui"
+
+
+class Role(StrEnum):
+    """What a principal may do with the gateway itself."""
+
+    AGENT = "agent"
+    ORCHESTRATOR = "orchestrator"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks, as authenticated; never what a client says of itself."""
+
+    name: str
+    client: str | None = None
+    user: str | None = None
+    groups: frozenset[str] = frozenset()
+    roles: frozenset[Role] = frozenset()
+
+
+LOCAL = Principal("local", client="local", user="local", roles=frozenset(Role))
+"""The one principal of a gateway on loopback without an auth file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One tool call as a front translated it.
+
+    `tool` is the name the pack shows (with a server's `prefix` if it has one, without the
+    `<pack>__` of the aggregated endpoint). `arguments` passed the strict gate and are not yet
+    judged. `meta` is what of the caller's `_meta` travels on to the server.
+    """
+
+    call_id: str
+    tool: str
+    arguments: JsonObject
+    front: Front
+    meta: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+
+
+class FailureKind(StrEnum):
+    """Why an allowed call brought no result; never told as tool output."""
+
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+    START_FAILED = "start_failed"
+    PROTOCOL = "protocol"
+    TOO_LARGE = "too_large"
+    SERVER_ERROR = "server_error"
+    CANCELLED = "cancelled"
+    SHUTTING_DOWN = "shutting_down"
+    AUDIT_UNAVAILABLE = "audit_unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerError:
+    """A JSON-RPC error the tool server answered with, unchanged."""
+
+    code: int
+    message: str
+    data: JsonValue = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The server answered: `result` is its `CallToolResult` object, unknown fields included."""
+
+    decision: Decision
+    result: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """The call did not run; `decision` says why."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The call was allowed and brought no result; it may or may not have run and is not retried."""
+
+    decision: Decision
+    kind: FailureKind
+    message: str
+    error: ServerError | None = None
+
+
+Outcome = Answered | Denied | Failed

@@ -1,0 +1,91 @@
+"""Exceptions, sorted by whose fault it is. Each says what to do next.
+
+A refusal of a call is a value (`gateway.core.decisions.Decision`), not an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "ClientError",
+    "ConfigError",
+    "LedgerError",
+    "Problem",
+    "SandboxError",
+    "SandgateError",
+    "ServerFault",
+    "TooManySessions",
+    "UnknownSession",
+    "UsageError",
+]
+
+
+class SandgateError(Exception):
+    """Anything this program raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a file. `line` and `column` count from 1; 0 where the file as a whole is meant."""
+
+    file: str
+    line: int
+    column: int
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        """Return `file:line:col: message`."""
+        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{where}: {self.message}"
+
+
+class ConfigError(SandgateError):
+    """The operator's file is wrong. Exit code 2; nothing was started."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class UsageError(SandgateError):
+    """The command line or the machine is not as needed; the message names the next step. Exit code 2."""
+
+
+class ClientError(SandgateError):
+    """The caller's fault. `status` is the HTTP status that tells it."""
+
+    status = 400
+
+
+class UnknownSession(ClientError):
+    """No such session for this principal; also said when it belongs to somebody else."""
+
+    status = 404
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"no session {session_id[:64]!r}: open a new one")
+
+
+class TooManySessions(ClientError):
+    """A limit on live sessions is reached; `retry_after` is in seconds."""
+
+    status = 503
+
+    def __init__(self, limit: int, what: str, retry_after: int = 5) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"{what} already has {limit} sessions: close one or retry in {retry_after} s")
+
+
+class SandboxError(SandgateError):
+    """The sandbox, not the tool server in it, failed. Never shown as tool output."""
+
+
+class ServerFault(SandgateError):
+    """A tool server misbehaved: crashed, broke the protocol, or did not start."""
+
+
+class LedgerError(SandgateError):
+    """The ledger cannot be written; calls are refused until it can."""

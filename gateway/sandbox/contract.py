@@ -1,0 +1,170 @@
+"""What a sandbox driver must offer. Drivers import this and nothing of the runtime.
+
+A *workspace* is the writable folder of one session; a *sandbox* is one tool server of that
+session, running over the workspace. Reset is never a clean-up: it is a new workspace and new
+sandboxes (a new generation). Dropping the last reference to either leaves nothing behind, also
+when the gateway is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+__all__ = [
+    "Exit",
+    "Limits",
+    "Mount",
+    "Sandbox",
+    "SandboxDriver",
+    "SandboxSpec",
+    "SandboxStats",
+    "Workspace",
+    "WorkspaceSpec",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Hard limits of one sandbox. Sizes in bytes, `cpu` in cores."""
+
+    memory: int = 512 * 2**20
+    cpu: float = 1.0
+    pids: int = 64
+    disk: int = 256 * 2**20
+    inodes: int = 65_536
+    open_files: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A host folder or file shown read-only at `target` inside."""
+
+    source: Path
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """One program to isolate: fixed for a server, the same for all sessions.
+
+    `env` may hold secrets: drivers never put it in an argv. `writable` says whether the
+    workspace is mounted writable (check sandboxes see it read-only).
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    mounts: tuple[Mount, ...] = ()
+    cwd: str = "/workspace"
+    limits: Limits = Limits()
+    writable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceSpec:
+    """Where a session's files stand inside (`path`), what they start as, how large they may grow."""
+
+    path: str = "/workspace"
+    seed: Path | None = None
+    disk: int = 256 * 2**20
+    inodes: int = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a sandbox's program ended; `code` is negative for a signal. `reason` is for people."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxStats:
+    """What a sandbox uses now; `None` where the machine offers no way to know."""
+
+    memory: int | None
+    processes: int | None
+    oom_kills: int | None
+
+
+class Workspace(Protocol):
+    """The files of one session."""
+
+    path: str
+
+    async def read(self, relative: str, *, max_bytes: int) -> bytes:
+        """Return a regular file's bytes; symlinks are never followed out of the workspace.
+
+        Raises `FileNotFoundError`, `IsADirectoryError`, `PermissionError` (a link or special file)
+        or `ValueError` (larger than `max_bytes`).
+        """
+        ...
+
+    async def digest(self) -> str:
+        """Return the SHA-256 (hex) over names, kinds, modes and contents, independent of order and times."""
+        ...
+
+    async def aclose(self) -> None:
+        """Drop the files. Idempotent."""
+        ...
+
+
+class Sandbox(Protocol):
+    """One running program. Its pipes are raw; framing is the caller's."""
+
+    id: str
+
+    async def send(self, data: bytes) -> None:
+        """Write to its stdin, waiting while the pipe is full.
+
+        Raises `anyio.BrokenResourceError` once the program no longer reads.
+        """
+        ...
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        """Return the next bytes of its stdout; raises `anyio.EndOfStream` at its end."""
+        ...
+
+    def stderr_tail(self) -> str:
+        """Return the last few KiB of stderr; the rest was drained, counted and dropped."""
+        ...
+
+    async def wait(self) -> Exit:
+        """Return how it ended, once it has."""
+        ...
+
+    def stats(self) -> SandboxStats:
+        """Return what it uses now."""
+        ...
+
+    async def kill(self) -> None:
+        """End it and everything in it, within a second. Idempotent; never raises for a dead one."""
+        ...
+
+
+class SandboxDriver(Protocol):
+    """A way to isolate programs. Use as an async context manager; leaving it kills what is left."""
+
+    name: str
+
+    async def __aenter__(self) -> SandboxDriver:
+        """Start helpers, sweep what a dead gateway left.
+
+        Raises `gateway.errors.UsageError` naming the next step where the machine cannot isolate.
+        """
+        ...
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Kill every sandbox and drop every workspace."""
+        ...
+
+    async def open_workspace(self, spec: WorkspaceSpec) -> Workspace:
+        """Return a pristine workspace. Raises `SandboxError`."""
+        ...
+
+    async def acquire(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
+        """Start the program over the workspace. Raises `SandboxError` if the sandbox cannot be made."""
+        ...
