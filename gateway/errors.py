@@ -16,6 +16,7 @@ __all__ = [
     "SandboxError",
     "SandgateError",
     "ServerFault",
+    "ShuttingDown",
     "TooManySessions",
     "UnknownSession",
     "UsageError",
@@ -67,6 +68,16 @@ class UnknownSession(ClientError):
 
     def __init__(self, session_id: str) -> None:
         super().__init__(f"no session {session_id[:64]!r}: open a new one")
+
+
+class ShuttingDown(ClientError):
+    """The gateway drains: calls in flight finish, new ones go elsewhere or come later."""
+
+    status = 503
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__(f"the gateway is shutting down: retry in {self.retry_after} s")
 
 
 class TooManySessions(ClientError):

@@ -83,7 +83,6 @@ class FailureKind(StrEnum):
     TOO_LARGE = "too_large"
     SERVER_ERROR = "server_error"
     CANCELLED = "cancelled"
-    SHUTTING_DOWN = "shutting_down"
     AUDIT_UNAVAILABLE = "audit_unavailable"
 
 

@@ -125,7 +125,9 @@ class _Reader:
         self._nodes += 1
         self.positions[path] = Position(node.start_mark.line + 1, node.start_mark.column + 1)
         if self._nodes > MAX_NODES:
-            raise ConfigError([self._at(node, "too_large", f"more than {MAX_NODES} values (aliases expanded)")])
+            raise ConfigError(
+                [self._at(node, "too_large", f"more than {MAX_NODES} values (aliases expanded)")]
+            )
         if depth > MAX_DEPTH:
             raise ConfigError([self._at(node, "too_deep", f"nested deeper than {MAX_DEPTH} levels")])
         if isinstance(node, yaml.MappingNode):
@@ -151,7 +153,9 @@ class _Reader:
                 continue
             result[key] = self.build(value_node, (*path, key), depth + 1)
             # A mapping's entry is named by its key: that is where a reader looks.
-            self.positions[(*path, key)] = Position(key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            self.positions[(*path, key)] = Position(
+                key_node.start_mark.line + 1, key_node.start_mark.column + 1
+            )
         return result
 
     def _scalar(self, node: yaml.ScalarNode) -> JsonValue:
@@ -189,4 +193,7 @@ class _Reader:
 
 
 # PyYAML resolves plain scalars by YAML 1.1 before we see them; any of its own tags means "no tag written".
-_RESOLVED_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
+_RESOLVED_TAGS = {
+    f"tag:yaml.org,2002:{kind}"
+    for kind in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value")
+}

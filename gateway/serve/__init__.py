@@ -1,0 +1,1 @@
+"""The fronts over HTTP and stdio: they translate and never decide."""

@@ -1,0 +1,75 @@
+"""`sandgate audit`: is the ledger whole, and what does it say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gateway.cli.options import FormatOption
+from gateway.cli.output import Format, printable, show
+
+if TYPE_CHECKING:
+    from gateway.core.json_types import JsonObject
+
+__all__ = ["app", "record_line"]
+
+app = typer.Typer(help="The audit log: verify, query.", no_args_is_help=True, rich_markup_mode=None)
+
+FolderArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A state folder, or the audit folder in it.")
+]
+
+
+@app.command()
+def verify(folder: FolderArgument, form: FormatOption = Format.TEXT) -> None:
+    """Check every record and the chain over all of them. Exits with 1 if anything is missing or changed."""
+    from gateway.runtime import audit
+
+    report = audit.verify(folder)
+    document = {
+        "ok": report.ok,
+        "records": report.records,
+        "files": report.files,
+        "problems": [str(problem) for problem in report.problems],
+    }
+    verdict = "the chain holds" if report.ok else "the chain is broken"
+    summary = f"{verdict}: {report.records} records in {report.files} files"
+    show(form, document, "\n".join([summary, *document["problems"]]))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def query(
+    folder: FolderArgument,
+    session: Annotated[str | None, typer.Option(metavar="ID", help="Only this session's records.")] = None,
+    tool: Annotated[str | None, typer.Option(metavar="NAME", help="Only calls of this tool.")] = None,
+    effect: Annotated[
+        str | None, typer.Option(metavar="EFFECT", help="Only calls decided so: allow, deny or ask.")
+    ] = None,
+    form: FormatOption = Format.TEXT,
+) -> None:
+    """Print records, oldest first."""
+    from gateway.runtime import audit
+
+    records = audit.query(folder, session=session, tool=tool, effect=effect)
+    if form is Format.JSON:
+        show(form, list(records), "")
+        return
+    for record in records:
+        print(printable(record_line(record)))
+
+
+def record_line(record: JsonObject) -> str:
+    """Return one record as a line for people."""
+    decision, outcome = record.get("decision"), record.get("outcome")
+    said = ""
+    if isinstance(decision, dict):
+        by = f" by {decision['rule']}" if decision.get("rule") else ""
+        said = f"{decision.get('effect')}{by} [{decision.get('code')}]"
+    if isinstance(outcome, dict):
+        said = f"{outcome.get('kind')} in {outcome.get('ms')} ms"
+    what = f"{record.get('front') or '-':<4} {record.get('pack') or '-'} {record.get('tool') or '-'}"
+    return f"{record.get('seq'):>6} {record.get('event')!s:<16} {what}  {said}".rstrip()

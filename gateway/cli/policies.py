@@ -1,0 +1,43 @@
+"""From policy files and packs to policies that judge; shared by every command that needs one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.cli.files import read_text
+from gateway.core.policy import DENY_ALL, CompiledPolicy, PackFacts, compile_policy, load_policy
+from gateway.runtime.packs import Pack
+
+__all__ = ["facts_of", "policies_of"]
+
+
+def facts_of(packs: Sequence[Pack]) -> PackFacts | None:
+    """Return what the packs' manifests and locks say that a policy can be held against."""
+    if not packs:
+        return None
+    servers = [(pack, name, server) for pack in packs for name, server in pack.manifest.servers.items()]
+    return PackFacts(
+        tools={
+            name: {tool: {} for tool in pack.lock.tools_of(name)} for pack, name, _ in servers if pack.lock
+        },
+        kinds={name: server.kind_of() for _, name, server in servers},
+        workspace=packs[0].manifest.workspace.path,
+    )
+
+
+def policies_of(packs: Sequence[Pack], override: Path | None) -> tuple[tuple[Pack, CompiledPolicy], ...]:
+    """Return each pack with what judges it: `override` for all, else the pack's own, else `DENY_ALL`.
+
+    Raises `ConfigError` for a policy that is wrong or whose own tests fail.
+    """
+    if override is not None:
+        shared = _compiled(override, packs)
+        return tuple((pack, shared) for pack in packs)
+    return tuple(
+        (pack, _compiled(pack.policy_file, [pack]) if pack.policy_file else DENY_ALL) for pack in packs
+    )
+
+
+def _compiled(file: Path, packs: Sequence[Pack]) -> CompiledPolicy:
+    return compile_policy(load_policy(read_text(file), str(file)), facts_of(packs))

@@ -1,0 +1,200 @@
+"""`sandgate serve` and `sandgate stdio`: the fronts, on a socket or on the standard streams."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from gateway.cli.options import (
+    ConfigOption,
+    NotIsolatedOption,
+    PackArgument,
+    PacksArgument,
+    PolicyOption,
+    SandboxOption,
+    StateOption,
+)
+from gateway.cli.files import read_text
+from gateway.cli.output import say
+from gateway.errors import UsageError
+
+if TYPE_CHECKING:
+    import anyio
+    from anyio.abc import TaskStatus
+
+    from gateway.cli.wiring import Plan
+    from gateway.config import Config
+    from gateway.runtime.gateway import Gateway
+    from gateway.serve.app import GatewayApp
+    from gateway.serve.identity import Identity
+
+__all__ = ["serve", "stdio"]
+
+ModeOption = Annotated[
+    Literal["training", "deployment"] | None,
+    typer.Option(
+        "--mode", help="deployment (default): tool calls only. training: reset, step and state too."
+    ),
+]
+LockedOption = Annotated[
+    bool, typer.Option("--locked", help="Refuse a pack without tools.lock.json instead of writing one.")
+]
+
+
+def serve(
+    packs: PacksArgument,
+    policy: PolicyOption = None,
+    mode: ModeOption = None,
+    sandbox: SandboxOption = None,
+    not_isolated: NotIsolatedOption = False,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one [8000].")] = None,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    auth: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Who may call; needed on any address but loopback.")
+    ] = None,
+    locked: LockedOption = False,
+) -> None:
+    """Serve toolpacks over HTTP: MCP, and in training mode the environment interface.
+
+    Prints `sandgate: ready on http://HOST:PORT` on stderr once calls would be answered. SIGTERM and
+    Ctrl-C let calls in flight finish; then it exits with 0.
+    """
+    import anyio
+
+    from gateway.cli.wiring import make_plan
+
+    flags = {
+        "policy": policy,
+        "mode": mode,
+        "sandbox": sandbox,
+        "host": host,
+        "port": port,
+        "state": state,
+        "auth": auth,
+    }
+    plan = make_plan(packs, flags, config_file=config, not_isolated=not_isolated, locked=locked)
+    identity = _identity(plan.config)
+    _announce(plan)
+    anyio.run(_serve, plan, identity, backend_options={"use_uvloop": True})
+
+
+def stdio(
+    pack: PackArgument,
+    policy: PolicyOption = None,
+    sandbox: SandboxOption = None,
+    not_isolated: NotIsolatedOption = False,
+    state: StateOption = None,
+    config: ConfigOption = None,
+    locked: LockedOption = False,
+) -> None:
+    """Be an MCP server on stdin and stdout: the same gateway, started by the client itself."""
+    import anyio
+
+    from gateway.cli.wiring import make_plan
+
+    flags = {"policy": policy, "sandbox": sandbox, "state": state}
+    plan = make_plan([pack], flags, config_file=config, not_isolated=not_isolated, locked=locked)
+    _announce(plan)
+    anyio.run(_stdio, plan, backend_options={"use_uvloop": True})
+
+
+def _announce(plan: Plan) -> None:
+    logging.basicConfig(level=logging.WARNING, format="sandgate: %(levelname)s %(name)s: %(message)s")
+    for name in plan.unguarded:
+        say(f"pack {name!r} has no policy: every call to it is denied; give one with --policy")
+    if plan.config.sandbox == "process":
+        say("--sandbox process: tool servers run as you, with your files and network; nothing is isolated")
+
+
+def _identity(config: Config) -> Identity:
+    """Return who may call; refuses to be reachable from elsewhere by anybody."""
+    from gateway.serve.identity import LOCAL_IDENTITY, load_identity
+    from gateway.serve.security import is_loopback
+
+    if config.auth is not None:
+        return load_identity(read_text(config.auth), str(config.auth))
+    if is_loopback(config.host):
+        return LOCAL_IDENTITY
+    raise UsageError(
+        f"--host {config.host} can be reached from other machines, and nobody would have to say who they "
+        "are: give --auth FILE, or use --host 127.0.0.1"
+    )
+
+
+async def _serve(plan: Plan, identity: Identity) -> None:
+    from gateway.serve.server import bind, serve_http
+
+    config = plan.config
+    # Bound before anything is started: a busy port costs no sandbox.
+    with await bind(config.host, config.port) as listener:
+        async with _started(plan) as gateway:
+            await serve_http(
+                _app(config, gateway, identity),
+                gateway,
+                listener=listener,
+                on_ready=lambda url: say(f"ready on {url}"),
+                max_frame=config.limits.max_body,
+            )
+
+
+async def _stdio(plan: Plan) -> None:
+    from gateway.serve.mcp.stdio import serve_stdio
+
+    async with _started(plan) as gateway:
+        await serve_stdio(gateway, max_line=plan.config.limits.max_body)
+
+
+@asynccontextmanager
+async def _started(plan: Plan) -> AsyncIterator[Gateway]:
+    """Open `plan`; a signal while it starts gives up in order. Afterwards signals are the front's."""
+    import anyio
+
+    from gateway.cli.wiring import open_plan
+    from gateway.serve.signals import ending_signals
+
+    async with anyio.create_task_group() as tasks:
+        over = anyio.Event()
+
+        async def watch() -> None:
+            with ending_signals() as signals:
+                await anext(signals)
+                tasks.cancel_scope.cancel()
+
+        async def watch_start(*, task_status: TaskStatus[anyio.CancelScope]) -> None:
+            with anyio.CancelScope() as scope:
+                task_status.started(scope)
+                await watch()
+            over.set()
+
+        watching = await tasks.start(watch_start)
+        async with open_plan(plan, say) as gateway:
+            watching.cancel()
+            await over.wait()
+            yield gateway
+
+
+def _app(config: Config, gateway: Gateway, identity: Identity) -> GatewayApp:
+    from gateway.runtime.episodes import Episodes
+    from gateway.runtime.trajectories import TrajectoryFolder
+    from gateway.serve.app import build_app
+    from gateway.serve.gate import GateLimits
+    from gateway.serve.security import HttpSecurity
+
+    orchestrated = config.mode == "training" or config.deployment.orchestration
+    trajectories = TrajectoryFolder(config.state / "trajectories") if config.mode == "training" else None
+    return build_app(
+        gateway,
+        identity=identity,
+        security=HttpSecurity.bound_to(config.host),
+        episodes=Episodes(gateway, cache_dir=config.cache, trajectories=trajectories)
+        if orchestrated
+        else None,
+        limits=GateLimits(max_body=config.limits.max_body),
+    )

@@ -1,0 +1,116 @@
+"""The one composition root: from a command line to a gateway that takes calls. Prints nothing.
+
+`make_plan` reads and checks everything and starts nothing, so that a fault costs nothing.
+`open_plan` starts what the plan says. `serve`, `stdio`, `tools`, `call` and through them `demo`
+all come here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.cli.policies import policies_of
+from gateway.config import Config, installer_environment, load_config, read_secret
+from gateway.core.policy import DENY_ALL, CompiledPolicy
+from gateway.errors import UsageError
+from gateway.runtime.clock import SystemClock
+from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
+from gateway.runtime.ledger import open_ledger
+from gateway.runtime.packages import Installer
+from gateway.runtime.packs import Pack, load_pack
+from gateway.sandbox.contract import SandboxDriver
+from gateway.sandbox.drivers import make_driver
+
+__all__ = ["Plan", "driver_of", "installer_of", "make_plan", "open_plan", "secrets_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a command line amounts to, checked: settings, and packs with the policies that judge them."""
+
+    config: Config
+    driver: SandboxDriver
+    packs: tuple[tuple[Pack, CompiledPolicy], ...]
+    locked: bool = False
+
+    @property
+    def unguarded(self) -> list[str]:
+        """Names of packs without a policy: every call to them is denied."""
+        return [pack.name for pack, policy in self.packs if policy is DENY_ALL]
+
+
+def make_plan(
+    packs: Sequence[str],
+    flags: Mapping[str, object],
+    *,
+    config_file: Path | None = None,
+    not_isolated: bool = False,
+    locked: bool = False,
+) -> Plan:
+    """Read settings, packs and policies; raises `ConfigError` or `UsageError` and starts nothing."""
+    config = load_config(flags, file=config_file)
+    driver = driver_of(config, not_isolated=not_isolated)
+    loaded = [load_pack(name) for name in packs]
+    names = [pack.name for pack in loaded]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UsageError(f"pack {', '.join(sorted(twice))} is given twice: name each once")
+    return Plan(config, driver, policies_of(loaded, config.policy), locked)
+
+
+def driver_of(config: Config, *, not_isolated: bool) -> SandboxDriver:
+    """Return the sandbox driver that is set, not yet open; raises `UsageError`."""
+    return make_driver(config.sandbox, cache_dir=config.cache, not_isolated=not_isolated)
+
+
+def installer_of(config: Config, say: Callable[[str], None], *, relock: bool = False) -> Installer:
+    """Return what installs servers, into this config's cache."""
+    return Installer(config.cache, environ=installer_environment(), say=say, relock=relock)
+
+
+@asynccontextmanager
+async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncIterator[Gateway]:
+    """Start what `plan` says; entered, calls are answered. `say` is told what takes time or looks odd.
+
+    Raises `UsageError` or `ConfigError` where the machine or a pack is not as needed.
+    """
+    config, clock = plan.config, SystemClock()
+    settings = _settings(plan)
+    async with (
+        open_ledger(config.state, clock) as ledger,
+        plan.driver as driver,
+        open_gateway(
+            plan.packs,
+            driver=driver,
+            ledger=ledger,
+            installer=installer_of(config, say),
+            clock=clock,
+            settings=settings,
+            say=say,
+        ) as gateway,
+    ):
+        yield gateway
+
+
+def _settings(plan: Plan) -> GatewaySettings:
+    config, limits = plan.config, plan.config.limits
+    return GatewaySettings(
+        mode=config.mode,
+        max_sessions=limits.max_sessions,
+        max_sessions_per_principal=limits.max_sessions_per_principal,
+        session_idle=limits.session_idle,
+        call_timeout=limits.call_timeout,
+        drain=limits.drain,
+        max_result=limits.max_result,
+        plain_arguments=config.audit.arguments == "plain",
+        locked=plan.locked,
+        secrets=secrets_of(config, (pack for pack, _ in plan.packs)),
+    )
+
+
+def secrets_of(config: Config, packs: Iterable[Pack]) -> dict[str, str]:
+    """Return the value of every secret that a server of `packs` names; raises `UsageError` for a missing one."""
+    servers = (server for pack in packs for server in pack.manifest.servers.values())
+    return {name: read_secret(config, name) for server in servers for name in server.secrets}

@@ -1,0 +1,292 @@
+"""Settings: `gateway.yaml`, the environment and flags become one frozen `Config`.
+
+The only module that reads the environment. Flag > `SANDGATE_*` > `gateway.yaml` > default; each
+layer is checked by itself, so a fault names the file and line, the variable or the flag it came
+from. Nothing is started, opened for writing or resolved on the network here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
+
+from gateway.core.documents import read_document
+from gateway.core.fields import Seconds, Size
+from gateway.errors import ConfigError, Problem, UsageError
+
+__all__ = [
+    "DEFAULT_FILE",
+    "AuditSettings",
+    "Config",
+    "DeploymentSettings",
+    "LimitSettings",
+    "SecretSource",
+    "default_state",
+    "installer_environment",
+    "load_config",
+    "read_secret",
+]
+
+DEFAULT_FILE = "gateway.yaml"
+"""Read from the current folder where no other file is named."""
+
+PREFIX = "SANDGATE_"
+SECRET_PREFIX = "SANDGATE_SECRET_"  # noqa: S105 - the name of variables, not a secret
+SECRET_COMMAND_SECONDS = 30.0
+
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LimitSettings(_Section):
+    """What the gateway takes before it refuses with 413, 429, 503 or a typed outcome."""
+
+    max_body: Size = 4_000_000
+    max_result: Size = 10_000_000
+    max_sessions: Count = 500
+    max_sessions_per_principal: Count = 100
+    queue: Annotated[int, Field(ge=0)] = 64
+    session_idle: Seconds = 1800.0
+    call_timeout: Seconds = 30.0
+    drain: Seconds = 30.0
+
+
+class SecretSource(_Section):
+    """Where one named secret comes from: a variable, a file, or a command's standard output."""
+
+    env: str | None = None
+    file: Path | None = None
+    command: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> SecretSource:
+        if sum(value is not None for value in (self.env, self.file, self.command)) != 1:
+            raise ValueError("give exactly one of env, file or command")
+        return self
+
+
+class DeploymentSettings(_Section):
+    """What deployment mode allows beyond tool calls."""
+
+    orchestration: StrictBool = False
+
+
+class AuditSettings(_Section):
+    """How much of a call the ledger shows: only its shape, or the plain argument values."""
+
+    arguments: Literal["shape", "plain"] = "shape"
+
+
+class Config(_Section):
+    """Everything an operator can set. Paths are absolute once `load_config` returned it."""
+
+    mode: Literal["training", "deployment"] = "deployment"
+    sandbox: str = "bubblewrap"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    policy: Path | None = None
+    auth: Path | None = None
+    state: Path = Path()
+    cache: Path = Path()
+    limits: LimitSettings = LimitSettings()
+    secrets: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], SecretSource] = {}
+    deployment: DeploymentSettings = DeploymentSettings()
+    audit: AuditSettings = AuditSettings()
+
+
+_PLAIN = ("mode", "sandbox", "host", "port", "policy", "auth", "state", "cache")
+_VARIABLES: dict[str, tuple[str, ...]] = {
+    **{PREFIX + name.upper(): (name,) for name in _PLAIN},
+    **{PREFIX + name.upper(): ("limits", name) for name in LimitSettings.model_fields},
+    PREFIX + "DEPLOYMENT_ORCHESTRATION": ("deployment", "orchestration"),
+    PREFIX + "AUDIT_ARGUMENTS": ("audit", "arguments"),
+}
+"""Which variable sets what."""
+_OTHER_VARIABLES = {PREFIX + "CONFIG"}
+
+
+def load_config(
+    flags: Mapping[str, object] | None = None,
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Config:
+    """Return the settings in force; raises `ConfigError` with every fault of the first faulty layer.
+
+    `flags` are top-level settings by name; `None` values count as not given. `file` must exist;
+    without it `SANDGATE_CONFIG` names one, else `gateway.yaml` is read where it exists.
+    """
+    environ = _environ() if environ is None else environ
+    config = Config(state=default_state(environ), cache=_xdg(environ, "XDG_CACHE_HOME", ".cache"))
+    for layer in (_from_file(file, environ), _from_environment(environ), _from_flags(flags or {})):
+        config = _over(config, layer)
+    return config
+
+
+def default_state(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the state folder that is used where none is set."""
+    return _xdg(_environ() if environ is None else environ, "XDG_STATE_HOME", ".local/state")
+
+
+def _environ() -> Mapping[str, str]:
+    return os.environ  # noqa: TID251 - this module is the reader
+
+
+def _xdg(environ: Mapping[str, str], name: str, fallback: str) -> Path:
+    # The XDG rule: a relative value is as good as none.
+    base = Path(environ.get(name, ""))
+    return (base if base.is_absolute() else Path(environ.get("HOME", "/")) / fallback) / "sandgate"
+
+
+def _over(base: _Settings, layer: _Settings) -> _Settings:
+    """Return `base` with what `layer` sets, section by section."""
+    update: dict[str, Any] = {}
+    for name in layer.model_fields_set:
+        below, above = getattr(base, name), getattr(layer, name)
+        if isinstance(above, BaseModel):
+            above = _over(below, above)
+        update[name] = above
+    return base.model_copy(update=update)
+
+
+def _absolute(config: Config, base: Path) -> Config:
+    """Return `config` with the paths it sets made absolute below `base`."""
+    paths = {
+        name: value for name in config.model_fields_set if isinstance(value := getattr(config, name), Path)
+    }
+    secrets = {
+        name: SecretSource(file=base / source.file.expanduser()) if source.file else source
+        for name, source in config.secrets.items()
+    }
+    update: dict[str, Any] = {name: base / value.expanduser() for name, value in paths.items()}
+    return config.model_copy(update=update | ({"secrets": secrets} if secrets else {}))
+
+
+def _from_file(file: Path | None, environ: Mapping[str, str]) -> Config:
+    named = file or (Path(environ[PREFIX + "CONFIG"]) if environ.get(PREFIX + "CONFIG") else None)
+    path = named or Path(DEFAULT_FILE)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if named is None:
+            return Config()
+        raise UsageError(f"{path}: no such file: check --config or {PREFIX}CONFIG") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    return _absolute(read_document(text, str(path)).parse(Config), path.absolute().parent)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Config:
+    ours = {name: text for name, text in environ.items() if name.startswith(PREFIX)}
+    unknown = [
+        name
+        for name in ours
+        if name not in _VARIABLES and name not in _OTHER_VARIABLES and not name.startswith(SECRET_PREFIX)
+    ]
+    if unknown:
+        raise ConfigError([Problem(name, 0, 0, "unknown_variable", _unknown(name)) for name in unknown])
+    values: dict[str, Any] = {}
+    for name, path in _VARIABLES.items():
+        if name in ours:
+            section = values if len(path) == 1 else values.setdefault(path[0], {})
+            section[path[-1]] = _boolean(ours[name]) if path[-1] == "orchestration" else ours[name]
+    names: dict[tuple[int | str, ...], str] = {path: name for name, path in _VARIABLES.items()}
+    return _validated(values, lambda path: names.get(path, PREFIX + "*"))
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, [*_VARIABLES, *_OTHER_VARIABLES], n=1)
+    return f"unknown variable: did you mean {near[0]}?" if near else "unknown variable: unset it"
+
+
+def _boolean(text: str) -> object:
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _from_flags(flags: Mapping[str, object]) -> Config:
+    given = {name: value for name, value in flags.items() if value is not None}
+    return _validated(given, lambda path: "--" + str(path[0]).replace("_", "-"))
+
+
+def _validated(values: dict[str, Any], source: Callable[[tuple[int | str, ...]], str]) -> Config:
+    try:
+        return _absolute(Config.model_validate(values), Path.cwd())
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        raise ConfigError(
+            [
+                Problem(source(fault["loc"]), 0, 0, fault["type"], fault["msg"].removeprefix("Value error, "))
+                for fault in faults
+            ]
+        ) from None
+
+
+def read_secret(config: Config, name: str, environ: Mapping[str, str] | None = None) -> str:
+    """Return a secret's value; raises `UsageError` that says which one is missing and where to put it."""
+    environ = _environ() if environ is None else environ
+    source = config.secrets.get(name)
+    if source is None:
+        return _variable(environ, SECRET_PREFIX + name, name)
+    if source.env is not None:
+        return _variable(environ, source.env, name)
+    if source.file is not None:
+        return _file_secret(source.file, name)
+    return _command_secret(source.command or (), name)
+
+
+def _variable(environ: Mapping[str, str], variable: str, name: str) -> str:
+    value = environ.get(variable)
+    if not value:
+        raise UsageError(
+            f"secret {name} is missing: set {variable}, or name its source under secrets in {DEFAULT_FILE}"
+        )
+    return value
+
+
+def _file_secret(path: Path, name: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"secret {name}: {path} cannot be read: {error}") from None
+
+
+def _command_secret(command: tuple[str, ...], name: str) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, check=True, timeout=SECRET_COMMAND_SECONDS, text=True
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError) as error:
+        # Only the kind of failure: the command's own output may hold the secret.
+        raise UsageError(f"secret {name}: its command failed: {type(error).__name__}") from None
+    return done.stdout.rstrip("\n")
+
+
+_INSTALLER_NAMES = re.compile(
+    r"PATH|HOME|LANG|LC_ALL|TMPDIR|(HTTPS?|ALL|NO|FTP)_PROXY|(https?|all|no|ftp)_proxy"
+    r"|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NODE_EXTRA_CA_CERTS|PIP_.+|(npm_config|NPM_CONFIG)_.+"
+)
+
+
+def installer_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the part of the environment that pip and npm may see: no secret of the gateway among it."""
+    environ = _environ() if environ is None else environ
+    return {name: value for name, value in environ.items() if _INSTALLER_NAMES.fullmatch(name)}

@@ -1,0 +1,255 @@
+"""The toolpack manifest: `toolpack.yaml` as one frozen value.
+
+Reads text only. Whether the files it names exist is `gateway.runtime.packs`' business; what is
+installed for it, `gateway.runtime.packages`'. A manifest may say more than this program can run
+yet: `unsupported` lists that, so that it is refused by whoever serves it and never ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, TypeAlias, cast
+
+from pydantic import AfterValidator, Field, model_validator
+
+from gateway.core.documents import Document, read_document
+from gateway.core.fields import FrozenModel, Many, PackPath, Seconds, Size, Word, only_key
+from gateway.errors import ConfigError, Problem
+
+__all__ = [
+    "API_VERSION",
+    "Egress",
+    "EnvSpec",
+    "Kind",
+    "Manifest",
+    "SandboxNeeds",
+    "ServerSpec",
+    "StandIn",
+    "WorkspaceNeeds",
+    "parse_manifest",
+    "read_manifest",
+    "unsupported",
+]
+
+API_VERSION = "sandgate/v1"
+"""The manifest version this program reads."""
+
+SOURCES = ("command", "pypi", "npm", "image", "url")
+Source: TypeAlias = Literal["command", "pypi", "npm", "image", "url"]
+Kind: TypeAlias = Literal["path", "url", "host", "sql", "command"]
+
+_API_VERSION = re.compile(r"sandgate/v([0-9]{1,4})")
+_TAKEN = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt", "/proc", "/run", "/sbin", "/sys", "/tmp", "/usr")  # noqa: S108
+
+_PYPI_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:\[[A-Za-z0-9._, -]+\])?"
+_PYPI_CLAUSE = r"(?:===?|[<>!~]=|[<>])\s*[A-Za-z0-9.!+_*-]+"
+_REQUIREMENT = re.compile(rf"{_PYPI_NAME}(?:\s*{_PYPI_CLAUSE}(?:\s*,\s*{_PYPI_CLAUSE})*)?")
+_NPM_PACKAGE = re.compile(
+    r"(?:@[a-z0-9~_-][a-z0-9~._-]*/)?[a-z0-9~_][a-z0-9~._-]*(?:@[A-Za-z0-9^~<>=.*+ -]+)?"
+)
+
+
+def _matching(pattern: re.Pattern[str], example: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if pattern.fullmatch(value) is None:
+            raise ValueError(f"{value!r} is not of the form {example}")
+        return value
+
+    return check
+
+
+_Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+_ServerId: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+_Argument: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00-\x20\x7f]{1,128}$")]
+_EnvName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+_NoNul: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+_Requirement: TypeAlias = Annotated[str, AfterValidator(_matching(_REQUIREMENT, "name==version"))]
+_NpmPackage: TypeAlias = Annotated[str, AfterValidator(_matching(_NPM_PACKAGE, "name@version"))]
+_HostPort: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9*.-]{1,253}:[0-9]{1,5}$")]
+_FileName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.ya?ml$")]
+
+
+class StandIn(FrozenModel):
+    """A server used instead in training mode."""
+
+    command: Annotated[Many[Word], Field(min_length=1)]
+
+
+class ServerSpec(FrozenModel):
+    """One MCP server of a toolpack.
+
+    Exactly one of `command`, `pypi`, `npm`, `image` and `url` says what it is. `startup_timeout`
+    and `call_timeout` are seconds (`None`: the gateway's own). `secrets` are names; their values
+    are never in a manifest. `requirements` is `None` where the server takes the default environment.
+    """
+
+    command: Annotated[Many[Word], Field(min_length=1)] | None = None
+    pypi: _Requirement | None = None
+    npm: _NpmPackage | None = None
+    image: Annotated[str, Field(min_length=1)] | None = None
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    entry: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    requirements: Many[_Requirement] | None = None
+    args: Many[Word] = ()
+    env: Mapping[_EnvName, _NoNul] = Field(default_factory=dict[str, str])
+    secrets: Many[_EnvName] = ()
+    startup_timeout: Seconds = 20.0
+    call_timeout: Seconds | None = None
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$")] | None = None
+    kinds: Mapping[Kind, Many[_Argument]] = Field(default_factory=dict[Kind, tuple[str, ...]])
+    fork_server: bool = False
+    training: StandIn | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ServerSpec:
+        source = only_key(self.__dict__, SOURCES, "a server")
+        if self.entry is not None and source not in ("pypi", "npm"):
+            raise ValueError("'entry' names a console script of a pypi or npm package")
+        if self.requirements is not None and not self.runs_python:
+            raise ValueError("'requirements' belong to a command that starts with 'python'")
+        if both := sorted(set(self.secrets) & set(self.env)):
+            raise ValueError(f"{both[0]} is in 'env' and in 'secrets': secrets have no value here")
+        _one_kind_each(self.kinds)
+        return self
+
+    @property
+    def source(self) -> Source:
+        """Which of the five sources this server has."""
+        return cast("Source", only_key(self.__dict__, SOURCES, "a server"))
+
+    @property
+    def runs_python(self) -> bool:
+        """Whether this is a command of the pack that runs in a Python environment the gateway makes."""
+        return self.command is not None and self.command[0] == "python"
+
+    def kind_of(self) -> dict[str, Kind]:
+        """Return argument -> kind for every argument that has one."""
+        return {argument: kind for kind, arguments in self.kinds.items() for argument in arguments}
+
+
+def _one_kind_each(kinds: Mapping[Kind, tuple[str, ...]]) -> None:
+    seen: dict[str, str] = {}
+    for kind, arguments in kinds.items():
+        for argument in arguments:
+            if seen.setdefault(argument, kind) != kind:
+                raise ValueError(
+                    f"argument {argument!r} is of kind {seen[argument]!r} and {kind!r}: choose one"
+                )
+
+
+class Egress(FrozenModel):
+    """The hosts servers need to reach, as `host:port`."""
+
+    egress: Annotated[Many[_HostPort], Field(min_length=1)]
+
+
+class SandboxNeeds(FrozenModel):
+    """What the servers need. Sizes in bytes, `cpu` in cores."""
+
+    network: Literal["none"] | Egress = "none"
+    memory: Size = 512 * 2**20
+    cpu: Annotated[float, Field(gt=0, le=1024, strict=False)] = 1.0
+    pids: Annotated[int, Field(ge=1, le=32_768)] = 64
+    disk: Size = 256 * 2**20
+
+
+def _workspace_path(value: str) -> str:
+    path = PurePosixPath(value)
+    if not path.is_absolute() or ".." in path.parts or str(path) in ("/", "//") or "\0" in value:
+        raise ValueError(f"{value!r} has to be an absolute path without '..'")
+    if any(str(path) == taken or str(path).startswith(taken + "/") for taken in _TAKEN):
+        raise ValueError(f"{value!r} is the system's: choose a path such as /workspace")
+    return str(path)
+
+
+class WorkspaceNeeds(FrozenModel):
+    """Where the session's files stand inside, and the folder or archive of the pack they start as."""
+
+    path: Annotated[str, AfterValidator(_workspace_path)] = "/workspace"
+    seed: PackPath | None = None
+
+
+_Range: TypeAlias = Annotated[Many[Annotated[float, Field(strict=False)]], Field(min_length=2, max_length=2)]
+
+
+class EnvSpec(FrozenModel):
+    """How the pack is played as a training environment."""
+
+    tasks: PackPath | None = None
+    max_steps: Annotated[int, Field(ge=1)] = 20
+    max_denials: Annotated[int, Field(ge=1)] | None = None
+    time_limit: Seconds | None = None
+    submit: bool = True
+    reward_range: _Range = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> EnvSpec:
+        low, high = self.reward_range
+        if low >= high:
+            raise ValueError("'reward_range' is [lowest, highest]")
+        return self
+
+
+class Manifest(FrozenModel):
+    """A toolpack as its author wrote it."""
+
+    api_version: Literal["sandgate/v1"] = Field(alias="apiVersion")
+    name: _Name
+    version: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+){0,2}([-+.][A-Za-z0-9.+-]+)?$")]
+    description: Annotated[str, Field(min_length=1, max_length=1000)]
+    servers: Annotated[Mapping[_ServerId, ServerSpec], Field(min_length=1)]
+    sandbox: SandboxNeeds = SandboxNeeds()
+    workspace: WorkspaceNeeds = WorkspaceNeeds()
+    policy: _FileName | None = None
+    env: EnvSpec = EnvSpec()
+
+
+def parse_manifest(text: str, file: str) -> Manifest:
+    """Read a manifest; raises `ConfigError` with `file:line:col` for each fault."""
+    return read_manifest(text, file)[0]
+
+
+def read_manifest(text: str, file: str) -> tuple[Manifest, Document]:
+    """Read a manifest and keep its positions, for problems that are found later."""
+    document = read_document(text, file)
+    if problem := _version_problem(document):
+        raise ConfigError([problem])
+    return document.parse(Manifest), document
+
+
+def _version_problem(document: Document) -> Problem | None:
+    value = document.value
+    if not isinstance(value, dict):
+        return document.problem((), "manifest", "a toolpack manifest is a mapping")
+    version = value.get("apiVersion")
+    if version is None:
+        return document.problem((), "version", f"missing key 'apiVersion': write 'apiVersion: {API_VERSION}'")
+    known = _API_VERSION.fullmatch(version) if isinstance(version, str) else None
+    if known is None:
+        return document.problem(("apiVersion",), "version", f"'apiVersion' has to be {API_VERSION!r}")
+    if int(known[1]) > 1:
+        message = f"the manifest is {version!r} and this program knows {API_VERSION!r}: upgrade sandgate"
+        return document.problem(("apiVersion",), "newer_version", message)
+    return None
+
+
+def unsupported(manifest: Manifest, document: Document) -> list[Problem]:
+    """Return what this build of the program cannot run, each with its place in the manifest."""
+    return list(_unsupported(manifest, document))
+
+
+def _unsupported(manifest: Manifest, document: Document) -> Iterator[Problem]:
+    for server_id, server in manifest.servers.items():
+        at = ("servers", server_id)
+        if server.source in ("image", "url"):
+            message = f"this build runs command, pypi and npm servers, not {server.source!r}"
+            yield document.problem((*at, server.source), "unsupported", message)
+        if server.training is not None:
+            yield document.problem((*at, "training"), "unsupported", "this build has no training stand-ins")
+        if server.fork_server:
+            yield document.problem((*at, "fork_server"), "unsupported", "this build has no fork server")
+    if isinstance(manifest.sandbox.network, Egress):
+        message = "this build gives sandboxes no network: write 'network: none'"
+        yield document.problem(("sandbox", "network"), "unsupported", message)

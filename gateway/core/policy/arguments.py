@@ -1,0 +1,202 @@
+"""Arguments of a call: measured against the caps, found by dotted path or kind, made canonical.
+
+Nothing here knows rules. A value that is not canonicalised is passed on exactly as it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeAlias
+
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.policy.model import Defaults, Kind
+from gateway.core.policy.paths import canonical_path
+from gateway.core.policy.unfit import Unfit
+from gateway.core.policy.urls import canonical_host, canonical_url
+
+__all__ = [
+    "MAX_SPELLINGS",
+    "UNREACHABLE",
+    "Canon",
+    "Finder",
+    "Found",
+    "canon_for",
+    "canonicalise",
+    "excess",
+    "named",
+    "of_kind",
+]
+
+MAX_SPELLINGS = 1_000
+"""Most paths, URLs or hosts one list argument may hold."""
+_WIDEST = 4
+"""Most bytes of one character."""
+_LONG = 10**18
+_SPREAD = 10
+"""Most values altogether, as a multiple of the cap on one list."""
+
+
+class _Unreachable(Enum):
+    UNREACHABLE = "a value on the way is not an object"
+
+
+UNREACHABLE: Final = _Unreachable.UNREACHABLE
+"""Found in place of a value whose dotted path runs into something that is not an object."""
+
+Found: TypeAlias = "JsonValue | _Unreachable"
+Finder: TypeAlias = Callable[[JsonObject], Sequence[Found]]
+"""The values a condition is about: none where the argument is missing."""
+Canon: TypeAlias = Callable[[str], str | Unfit]
+
+
+def excess(arguments: JsonObject, caps: Defaults) -> str | None:
+    """Return which cap the arguments exceed, or `None`. Bytes are those of compact JSON without escapes."""
+    if _plainly_small(arguments, caps):
+        return None
+    size, values = 2, 0
+    level: list[JsonValue] = [arguments]
+    for depth in range(caps.max_depth + 2):
+        deeper: list[JsonValue] = []
+        for value in level:
+            values += 1
+            size += _own_size(value)
+            if isinstance(value, dict | list):
+                if depth >= caps.max_depth:
+                    return f"arguments are nested deeper than {caps.max_depth} levels"
+                if len(value) > caps.max_items:
+                    return f"an argument has more than {caps.max_items} items"
+                deeper += value.values() if isinstance(value, dict) else value
+        if size > caps.max_args_bytes:
+            return f"arguments are larger than {caps.max_args_bytes} bytes"
+        if values + len(deeper) > caps.max_items * _SPREAD:
+            return f"arguments hold more than {caps.max_items * _SPREAD} values"
+        if not deeper:
+            return None
+        level = deeper
+    return f"arguments are nested deeper than {caps.max_depth} levels"
+
+
+def _plainly_small(arguments: JsonObject, caps: Defaults) -> bool:
+    """Whether the arguments are flat and small at a glance, as nearly all are: this saves the walk."""
+    characters = 8
+    for key, value in arguments.items():
+        if isinstance(value, str):
+            characters += len(value)
+        elif isinstance(value, dict | list) or (isinstance(value, int) and not -_LONG < value < _LONG):
+            return False
+        characters += len(key) + 8
+    return characters * _WIDEST <= caps.max_args_bytes and len(arguments) <= caps.max_items
+
+
+def _own_size(value: JsonValue) -> int:
+    """Return a value's bytes without those of the values in it, with one separator."""
+    if isinstance(value, str):
+        return _text_size(value) + 3
+    if isinstance(value, dict):
+        return sum(map(_text_size, value)) + 3 * len(value) + 3
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value.bit_length() * 30103 // 100_000 + 2
+    return 6
+
+
+def _text_size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def named(argument: str) -> Finder:
+    """Return a finder for one argument by its dotted path."""
+    first, *rest = argument.split(".")
+    if not rest:
+        return lambda arguments: (arguments[first],) if first in arguments else ()
+
+    def find(arguments: JsonObject) -> Sequence[Found]:
+        value: JsonValue = arguments
+        for key in (first, *rest):
+            if not isinstance(value, dict):
+                return (UNREACHABLE,)
+            if key not in value:
+                return ()
+            value = value[key]
+        return (value,)
+
+    return find
+
+
+def of_kind(kind: Kind, kinds: Mapping[str, Kind]) -> Finder:
+    """Return a finder for every value of a kind: each argument declared so, each item where it is a list."""
+    finders = [named(argument) for argument, declared in kinds.items() if declared == kind]
+
+    def find(arguments: JsonObject) -> Sequence[Found]:
+        found: list[Found] = []
+        for finder in finders:
+            for value in finder(arguments):
+                found += value if isinstance(value, list) else (value,)
+        return found
+
+    return find
+
+
+def canon_for(kind: Kind | None, workspace: str) -> Canon | None:
+    """Return how values of a kind are spelled, or `None` for kinds that are left as they came."""
+    match kind:
+        case "path":
+            return lambda value: canonical_path(value, workspace)
+        case "url":
+            return canonical_url
+        case "host":
+            return canonical_host
+        case _:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """One argument that is made canonical before it is judged and forwarded."""
+
+    argument: str
+    keys: tuple[str, ...]
+    canon: Canon
+
+
+def canonicalise(arguments: JsonObject, spellings: Sequence[Spelling]) -> JsonObject | Unfit:
+    """Return the arguments in their one spelling; what does not change is shared with the input."""
+    for spelling in spellings:
+        if spelling.keys[0] not in arguments:
+            continue
+        changed = _respell(arguments, spelling.keys, spelling.canon)
+        if isinstance(changed, Unfit):
+            return Unfit(f"argument {spelling.argument!r}: {changed.reason}")
+        arguments = changed
+    return arguments
+
+
+def _respell(parent: JsonObject, keys: Sequence[str], canon: Canon) -> JsonObject | Unfit:
+    key = keys[0]
+    if key not in parent:
+        return parent
+    value = parent[key]
+    if len(keys) == 1:
+        changed = _spelled(value, canon)
+    else:
+        changed = _respell(value, keys[1:], canon) if isinstance(value, dict) else value
+    if isinstance(changed, Unfit):
+        return changed
+    return parent if changed is value else {**parent, key: changed}
+
+
+def _spelled(value: JsonValue, canon: Canon) -> JsonValue | Unfit:
+    if isinstance(value, str):
+        return canon(value)
+    if not isinstance(value, list):
+        return value
+    if len(value) > MAX_SPELLINGS:
+        return Unfit(f"a list of more than {MAX_SPELLINGS} paths, URLs or hosts")
+    items: list[JsonValue] = []
+    for item in value:
+        changed = canon(item) if isinstance(item, str) else item
+        if isinstance(changed, Unfit):
+            return changed
+        items.append(changed)
+    return items

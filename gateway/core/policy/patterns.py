@@ -1,0 +1,121 @@
+"""Patterns over structured text: globs by `/` segment, hosts by label, tools by server and name.
+
+Compiled once, matched often; a hostile value cannot make one slow. Knows no policy and no JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.core.policy.unfit import Unfit
+from gateway.core.policy.urls import canonical_host
+from gateway.core.policy.wildcards import PatternError, StringTest, compile_wildcard
+
+__all__ = ["compile_glob", "compile_host", "split_tool_pattern"]
+
+
+_MARKS = frozenset("*?[]{}\\")
+
+
+def compile_glob(pattern: str) -> StringTest:
+    """Return a test of whole strings: `*` and `?` stay in a `/` segment, `**` crosses and may be nothing."""
+    if not pattern:
+        raise PatternError("an empty pattern matches nothing: remove it")
+    common = _common_glob(pattern)
+    if common:
+        return common
+    groups: list[list[StringTest]] = [[]]
+    for segment in pattern.split("/"):
+        if segment == "**":
+            groups.append([])
+        elif "**" in segment:
+            raise PatternError(
+                f"'**' stands alone between slashes: write '**/*' in place of it in {pattern!r}"
+            )
+        else:
+            groups[-1].append(compile_wildcard(segment))
+    return _segments_test(groups)
+
+
+def _common_glob(pattern: str) -> StringTest | None:
+    """Return a test without splitting for `**/name`, `**/literal/**` and `literal/**`, or `None`."""
+    head, slash, last = pattern.rpartition("/")
+    if head == "**" and last != "**" and "**" not in last:
+        name = compile_wildcard(last)
+        return lambda text: name(text[text.rfind("/") + 1 :])
+    if not slash or last != "**" or not _is_literal(head.removeprefix("**/")):
+        return None
+    if head.startswith("**/"):
+        inner = f"/{head[3:]}/"
+        return lambda text: inner in f"/{text}/"
+    inside = f"{head}/"
+    return lambda text: text == head or text.startswith(inside)
+
+
+def _is_literal(pattern: str) -> bool:
+    return not _MARKS & set(pattern)
+
+
+def _segments_test(groups: Sequence[Sequence[StringTest]]) -> StringTest:
+    """Return a test for groups of segments with `**` between them."""
+    head = groups[0]
+    if len(groups) == 1:
+        return lambda text: len(parts := text.split("/")) == len(head) and _fits(head, parts, 0)
+    inner, tail = groups[1:-1], groups[-1]
+    shortest = len(head) + len(tail)
+
+    def test(text: str) -> bool:
+        parts = text.split("/")
+        end = len(parts) - len(tail)
+        if len(parts) < shortest or not _fits(tail, parts, end) or not _fits(head, parts, 0):
+            return False
+        at = len(head)
+        # The earliest place for each group leaves the most room for the rest.
+        for group in inner:
+            while at + len(group) <= end and not _fits(group, parts, at):
+                at += 1
+            at += len(group)
+            if at > end:
+                return False
+        return True
+
+    return test
+
+
+def _fits(tests: Sequence[StringTest], parts: Sequence[str], start: int) -> bool:
+    """Whether each test holds for its segment, counted from `start`; the caller saw to the length."""
+    for offset, test in enumerate(tests):  # noqa: SIM110 - a generator costs more than the tests
+        if not test(parts[start + offset]):
+            return False
+    return True
+
+
+def compile_host(pattern: str) -> StringTest:
+    """Return a test of canonical hosts: a whole name, `*.name` (one or more labels before it) or `*`."""
+    if pattern == "*":
+        return lambda host: True
+    wild = pattern.startswith("*.")
+    name = pattern[2:] if wild else pattern
+    if "*" in name or "?" in name:
+        raise PatternError(f"host patterns match whole labels: write 'name' or '*.name', not {pattern!r}")
+    host = canonical_host(name)
+    if isinstance(host, Unfit):
+        raise PatternError(f"{pattern!r} is not a host: {host.reason}")
+    if not wild:
+        return host.__eq__
+    suffix = "." + host
+    return lambda value: value.endswith(suffix) and len(value) > len(suffix)
+
+
+def split_tool_pattern(pattern: str) -> tuple[str, str]:
+    """Return the server and tool parts of `server.tool`; `*` alone names every tool of every server."""
+    if pattern == "*":
+        return "*", "*"
+    if pattern.startswith(("resource:", "prompt:")):
+        raise PatternError("'resource:' and 'prompt:' patterns are not enforced by this version")
+    server, _, tool = pattern.partition(".")
+    if not server or not tool:
+        raise PatternError(f"tools are named 'server.tool', or '*' for all: not {pattern!r}")
+    for part in (server, tool):
+        compile_wildcard(part)
+    return server, tool

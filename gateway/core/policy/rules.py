@@ -1,0 +1,145 @@
+"""One rule bound to one tool: its conditions as closures, and the decision it makes when it holds.
+
+In allow and ask, a value counts only if every matcher holds; every value must count, and there must
+be one. In deny, a value counts unless a matcher clearly does not hold; one value is enough. So any
+doubt is a denial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.core.calls import Principal
+from gateway.core.decisions import Decision, Effect
+from gateway.core.json_types import JsonObject
+from gateway.core.policy.arguments import UNREACHABLE, Finder, Found, named, of_kind
+from gateway.core.policy.matchers import Check, Judge, ValueKind, compile_matchers
+from gateway.core.policy.model import SELECTORS, ArgumentMatchers, Kind, Mode, PrincipalPattern, Rule
+from gateway.core.policy.wildcards import StringTest, compile_wildcard
+
+__all__ = ["BoundRule", "Condition", "PrincipalTest", "ToolView", "bind_conditions", "compile_principal"]
+
+PrincipalTest = Callable[[Principal], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolView:
+    """How one tool's arguments are judged.
+
+    `declared` kinds come from the toolpack and are what `@path` names; `kinds` are those and the
+    ones that path and URL matchers imply.
+    """
+
+    declared: Mapping[str, Kind]
+    kinds: Mapping[str, Kind]
+    workspace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One entry of a rule's `args`: where its values are, and what must be true of them."""
+
+    argument: str
+    find: Finder
+    checks: tuple[Check, ...]
+    holds: Callable[[JsonObject], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundRule:
+    """A rule as one tool sees it. `decisions`, by mode, are ready but for the call's id."""
+
+    rule: Rule
+    line: int
+    decisions: Mapping[Mode, Decision]
+    to: tuple[PrincipalTest, ...]
+    conditions: tuple[Condition, ...]
+
+    def holds(self, arguments: JsonObject, principal: Principal) -> bool:
+        """Whether the rule holds for canonical arguments."""
+        for condition in self.conditions:
+            if not condition.holds(arguments):
+                return False
+        return self.covers(principal)
+
+    def covers(self, principal: Principal) -> bool:
+        """Whether the rule is about this principal."""
+        return not self.to or any(test(principal) for test in self.to)
+
+
+def bind_conditions(rule: Rule, view: ToolView) -> tuple[Condition, ...]:
+    """Return what the rule asks of one tool's arguments, in the file's order."""
+    return tuple(
+        _condition(argument, matchers, rule.effect, view) for argument, matchers in rule.args.items()
+    )
+
+
+def compile_principal(pattern: PrincipalPattern) -> PrincipalTest:
+    """Return a test of authenticated identities; every key that is written has to match."""
+    clients, users, groups = map(_wildcards, (pattern.client, pattern.user, pattern.group))
+
+    def test(principal: Principal) -> bool:
+        return (
+            (clients is None or _any_of(clients, principal.client))
+            and (users is None or _any_of(users, principal.user))
+            and (groups is None or any(_any_of(groups, group) for group in principal.groups))
+        )
+
+    return test
+
+
+def _wildcards(patterns: Sequence[str] | None) -> list[StringTest] | None:
+    return None if patterns is None else [compile_wildcard(pattern) for pattern in patterns]
+
+
+def _any_of(tests: Sequence[StringTest], text: str | None) -> bool:
+    return text is not None and any(test(text) for test in tests)
+
+
+def _condition(argument: str, matchers: ArgumentMatchers, effect: Effect, view: ToolView) -> Condition:
+    kind = SELECTORS.get(argument)
+    find = of_kind(kind, view.declared) if kind else named(argument)
+    if matchers.absent:
+        return Condition(argument, find, (_ABSENT,), _holds_absent(find, effect))
+    kind = kind or view.kinds.get(argument)
+    checks = compile_matchers(matchers, ValueKind(kind, view.workspace))
+    judges = tuple(check.judge for check in checks)
+    return Condition(
+        argument, find, checks, _denies(find, judges) if effect is Effect.DENY else _grants(find, judges)
+    )
+
+
+_ABSENT = Check("absent", True, lambda value: False)
+
+
+def _holds_absent(find: Finder, effect: Effect) -> Callable[[JsonObject], bool]:
+    def holds(arguments: JsonObject) -> bool:
+        found = find(arguments)
+        # Unreachable cannot be judged: it counts in a deny only.
+        return not found or (effect is Effect.DENY and UNREACHABLE in found)
+
+    return holds
+
+
+def _grants(find: Finder, judges: Sequence[Judge]) -> Callable[[JsonObject], bool]:
+    def holds(arguments: JsonObject) -> bool:
+        values = find(arguments)
+        for value in values:
+            if value is UNREACHABLE:
+                return False
+            for judge in judges:
+                if judge(value) is not True:
+                    return False
+        return len(values) > 0
+
+    return holds
+
+
+def _denies(find: Finder, judges: Sequence[Judge]) -> Callable[[JsonObject], bool]:
+    def counts(value: Found) -> bool:
+        if value is UNREACHABLE:
+            return True
+        return all(judge(value) is not False for judge in judges)
+
+    return lambda arguments: any(map(counts, find(arguments)))

@@ -1,0 +1,221 @@
+"""Ledger records: what is written of a call. Pure; no value of an argument or result unless asked for.
+
+A record is one JSON object with these fields, `null` where one does not apply:
+
+    seq ts boot_id event call_id session episode step front principal pack server tool
+    definition_sha256 arguments{shape,hmac[,plain]} decision outcome{kind,ms,bytes,hmac[,failure]}
+    sandbox prev hash
+
+This module makes the body; `seq ts boot_id prev hash` are added by `gateway.core.chain` as it is written.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+
+from gateway.core.calls import Answered, Denied, Failed, Outcome, ToolCall
+from gateway.core.decisions import Decision
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.strict_json import canonical
+
+__all__ = [
+    "CallIds",
+    "Event",
+    "ToolIds",
+    "arguments_shape",
+    "decision_record",
+    "outcome_record",
+    "recovered_record",
+    "unknown_outcome",
+]
+
+
+class Event(StrEnum):
+    """What a record tells."""
+
+    DECISION = "decision"
+    OUTCOME = "outcome"
+    RECOVERED = "recovered"
+
+
+@dataclass(frozen=True, slots=True)
+class CallIds:
+    """Whose call it is. `step` counts an episode's steps from 1."""
+
+    session: str
+    episode: str | None
+    step: int | None
+    principal: str
+    pack: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolIds:
+    """Which tool it is for; `server`, `definition_sha256` and `sandbox` are `None` while unknown."""
+
+    server: str | None
+    tool: str
+    definition_sha256: str | None
+    sandbox: str | None
+
+
+def decision_record(
+    *,
+    call: ToolCall,
+    decision: Decision,
+    ids: CallIds,
+    tool: ToolIds,
+    arguments: JsonObject,
+    plain: bool,
+    key: bytes,
+) -> JsonObject:
+    """Return the body of a call's decision record.
+
+    `arguments` are those judged; their values are written only if `plain`. `key` is the ledger's:
+    with it an owner can tell whether a call had certain arguments, nobody else can guess them.
+    """
+    written: JsonObject = {"shape": arguments_shape(arguments), "hmac": _hmac(key, canonical(arguments))}
+    if plain:
+        written["plain"] = arguments
+    return _body(Event.DECISION, call, ids, tool, arguments=written, decision=decision.wire())
+
+
+def outcome_record(
+    *, call: ToolCall, outcome: Outcome, ids: CallIds, tool: ToolIds, ms: float, key: bytes
+) -> JsonObject:
+    """Return the body of a call's outcome record; `ms` is its duration in milliseconds.
+
+    `bytes` and `hmac` are of the result's canonical JSON; a failed call has its `failure` kind.
+    """
+    return _body(Event.OUTCOME, call, ids, tool, outcome=_outcome(outcome, ms, key))
+
+
+def unknown_outcome(decision: JsonObject) -> JsonObject:
+    """Return the outcome that closes a decision record found without one: it may or may not have run."""
+    closed: JsonObject = {name: decision.get(name) for name in _BODY_FIELDS}
+    closed["event"] = Event.OUTCOME.value
+    closed["arguments"] = closed["decision"] = None
+    closed["outcome"] = {"kind": "unknown", "ms": None, "bytes": None, "hmac": None}
+    return closed
+
+
+def recovered_record(void_after: dict[str, int]) -> JsonObject:
+    """Return the record that opens a file after a write error.
+
+    `void_after` maps each file that failed to its length in bytes as far as it counts: what may stand
+    behind that was never acknowledged and is not part of the chain.
+    """
+    body: JsonObject = dict.fromkeys(_BODY_FIELDS)
+    body["event"] = Event.RECOVERED.value
+    body["void_after"] = dict[str, JsonValue](void_after)
+    return body
+
+
+_BODY_FIELDS = (
+    *("event", "call_id", "session", "episode", "step", "front", "principal", "pack", "server", "tool"),
+    *("definition_sha256", "arguments", "decision", "outcome", "sandbox"),
+)
+
+
+def _body(
+    event: Event,
+    call: ToolCall,
+    ids: CallIds,
+    tool: ToolIds,
+    *,
+    arguments: JsonObject | None = None,
+    decision: JsonObject | None = None,
+    outcome: JsonObject | None = None,
+) -> JsonObject:
+    return {
+        "event": event.value,
+        "call_id": call.call_id,
+        "session": ids.session,
+        "episode": ids.episode,
+        "step": ids.step,
+        "front": call.front.value,
+        "principal": ids.principal,
+        "pack": ids.pack,
+        "server": tool.server,
+        "tool": tool.tool,
+        "definition_sha256": tool.definition_sha256,
+        "arguments": arguments,
+        "decision": decision,
+        "outcome": outcome,
+        "sandbox": tool.sandbox,
+    }
+
+
+def _outcome(outcome: Outcome, ms: float, key: bytes) -> JsonObject:
+    told: JsonObject = {"kind": "denied", "ms": round(ms, 3), "bytes": 0, "hmac": None}
+    match outcome:
+        case Answered(result=result):
+            data = canonical(result)
+            return told | {"kind": "answered", "bytes": len(data), "hmac": _hmac(key, data)}
+        case Failed(kind=kind):
+            return told | {"kind": "failed", "failure": kind.value}
+        case Denied():
+            return told
+
+
+def _hmac(key: bytes, data: bytes) -> str:
+    return hmac.digest(key, data, "sha256").hex()
+
+
+_MAX_SHAPE_ITEMS = 16
+"""Entries of one object or array that are shown."""
+_MAX_SHAPE_DEPTH = 4
+_MAX_SHAPE_NODES = 200
+_MAX_SHAPE_NAME = 64
+
+
+def arguments_shape(arguments: JsonObject) -> JsonValue:
+    """Return names, types and lengths of `arguments`, and no values; a few KiB at most.
+
+    `{"path": "string(11)", "lines": ["integer", "+97 items"]}`. An object with names left out, those of
+    more than 64 characters among them, is `[{…}, "+3 names"]`.
+    """
+    return _Shaper().shape(arguments, 0)
+
+
+class _Shaper:
+    """Describes one value within a budget of nodes."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_SHAPE_NODES
+
+    def shape(self, value: JsonValue, depth: int) -> JsonValue:
+        self._left -= 1
+        match value:
+            case str():
+                return f"string({len(value)})"
+            case dict():
+                return self._object(value, depth) if self._shown(depth) else f"object({len(value)})"
+            case list():
+                return self._array(value, depth) if self._shown(depth) else f"array({len(value)})"
+            case bool():
+                return "boolean"
+            case None:
+                return "null"
+            case _:
+                return "integer" if isinstance(value, int) else "number"
+
+    def _shown(self, depth: int) -> bool:
+        return depth < _MAX_SHAPE_DEPTH and self._left > 0
+
+    def _object(self, value: JsonObject, depth: int) -> JsonValue:
+        shown: JsonObject = {}
+        for name, item in islice(value.items(), _MAX_SHAPE_ITEMS):
+            if len(name) <= _MAX_SHAPE_NAME and self._left > 0:
+                shown[name] = self.shape(item, depth + 1)
+        return shown if len(shown) == len(value) else [shown, f"+{len(value) - len(shown)} names"]
+
+    def _array(self, value: list[JsonValue], depth: int) -> list[JsonValue]:
+        shown: list[JsonValue] = []
+        for item in islice(value, _MAX_SHAPE_ITEMS):
+            if self._left > 0:
+                shown.append(self.shape(item, depth + 1))
+        return shown if len(shown) == len(value) else [*shown, f"+{len(value) - len(shown)} items"]

@@ -1,0 +1,369 @@
+"""The session machine: how one call goes from request to answer. Pure; no clock, files or network.
+
+The shell (`runtime.gateway`) feeds it events and carries out the one command each event yields:
+
+    Called ──> Record(decision) ──Recorded──> denied:  Record(outcome) ──> Answer
+                                └─Recorded──> allowed: Acquire ──Acquired──> Send ──Returned──┐
+               RecordLost ──> Answer(denied)              └──── Broke ─────────┴─── Broke ────┤
+                                                     Answer <──Recorded── Record(outcome) <───┘
+
+Every rule of the path is in `_TRANSITIONS`: nothing is sent before its decision is on disk, nothing
+is answered before its outcome is, a call is sent at most once, and any doubt is a denial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Literal, TypeAlias
+
+from gateway.core.calls import (
+    Answered,
+    Denied,
+    Failed,
+    FailureKind,
+    Outcome,
+    Principal,
+    ServerError,
+    ToolCall,
+)
+from gateway.core.catalog import Catalog, Tool
+from gateway.core.decisions import Decision, DecisionCode, Effect
+from gateway.core.json_types import JsonObject
+from gateway.core.policy import CompiledPolicy, Request
+from gateway.core.records import CallIds, ToolIds, decision_record, outcome_record
+from gateway.core.secrets import mask, mask_object
+
+__all__ = [
+    "Acquire",
+    "Acquired",
+    "Answer",
+    "Broke",
+    "Called",
+    "Command",
+    "Event",
+    "Mode",
+    "Record",
+    "RecordLost",
+    "Recorded",
+    "Returned",
+    "Send",
+    "SessionFacts",
+    "SessionMachine",
+]
+
+Mode: TypeAlias = Literal["training", "deployment"]
+
+
+# -- events: what happened ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A front translated a call."""
+
+    call: ToolCall
+    episode: str | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The record of the last `Record` command is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLost:
+    """The record could not be written."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """The server of the call runs in its sandbox `sandbox`; its listing was compared (`drifted`)."""
+
+    sandbox: str
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The server answered with a result."""
+
+    result: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """No result will come: the server failed, or the caller left."""
+
+    kind: FailureKind
+    message: str
+    error: ServerError | None = None
+
+
+Event: TypeAlias = Called | Recorded | RecordLost | Acquired | Returned | Broke
+
+
+# -- commands: what to do next --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Make this ledger record durable; answer with `Recorded` or `RecordLost`."""
+
+    body: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """Have the server running; answer with `Acquired` or `Broke`."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the judged call to the server, once; answer with `Returned` or `Broke`."""
+
+    server: str
+    tool: str
+    arguments: JsonObject
+    meta: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The call is over: give this to the front."""
+
+    outcome: Outcome
+
+
+Command: TypeAlias = Record | Acquire | Send | Answer
+
+
+# -- the machine ----------------------------------------------------------------------------------
+
+
+class _Phase(Enum):
+    JUDGED = auto()  # the decision waits for the disk
+    ACQUIRING = auto()  # the server is being had
+    SENT = auto()  # the server has the call
+    SETTLED = auto()  # the outcome waits for the disk
+    DONE = auto()
+
+
+@dataclass(slots=True)
+class _Running:
+    """One call in flight."""
+
+    call: ToolCall
+    decision: Decision
+    arguments: JsonObject
+    tool: Tool | None
+    ids: CallIds
+    started: float
+    phase: _Phase = _Phase.JUDGED
+    sandbox: str | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def tool_ids(self) -> ToolIds:
+        tool = self.tool
+        if tool is None:
+            return ToolIds(server=None, tool=self.call.tool, definition_sha256=None, sandbox=None)
+        return ToolIds(tool.server, tool.upstream, tool.sha256, self.sandbox)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFacts:
+    """What does not change while a session lives. `key` seals argument digests in the ledger."""
+
+    id: str
+    pack: str
+    principal: Principal
+    policy: CompiledPolicy
+    catalog: Catalog
+    mode: Mode
+    workspace: str
+    key: bytes
+    plain_arguments: bool = False
+    secrets: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class SessionMachine:
+    """Judges the calls of one session and says what to do next. `now` is in monotonic seconds."""
+
+    facts: SessionFacts
+    _drifted: frozenset[str] = frozenset()
+    _running: dict[str, _Running] = field(default_factory=dict[str, _Running])
+
+    def tools(self) -> list[JsonObject]:
+        """Return the tool definitions this session's principal could call under some arguments."""
+        facts = self.facts
+        return [
+            tool.definition
+            for tool in facts.catalog.tools.values()
+            if tool.trusted
+            and tool.name not in self._drifted
+            and facts.policy.could_allow(tool.server, tool.upstream, facts.principal)
+        ]
+
+    def listed(self, server: str, definitions: Iterable[JsonObject]) -> None:
+        """Take note of what the session's own server lists now; changed tools are denied from here on."""
+        others = frozenset(n for n in self._drifted if self.facts.catalog.tools[n].server != server)
+        self._drifted = others | self.facts.catalog.drifted(server, definitions)
+
+    def receive(self, call_id: str, event: Event, now: float) -> Command:
+        """Advance one call by one event and return what to do next.
+
+        An event that the call's phase does not expect is a bug of the shell and raises `RuntimeError`.
+        """
+        if isinstance(event, Called):
+            return self._called(event, now)
+        running = self._running.get(call_id)
+        step = running and _TRANSITIONS.get((running.phase, type(event)))
+        if running is None or step is None:
+            phase = running.phase.name if running else "unknown"
+            raise RuntimeError(f"unexpected {type(event).__name__} for call {call_id} in phase {phase}")
+        return step(self, running, event, now)
+
+    # -- transitions
+
+    def _called(self, event: Called, now: float) -> Command:
+        call, facts = event.call, self.facts
+        if call.call_id in self._running:
+            raise RuntimeError(f"call id {call.call_id} is in use")
+        tool = facts.catalog.tools.get(call.tool)
+        decision, arguments = self._judge(call, tool)
+        ids = CallIds(facts.id, event.episode, event.step, facts.principal.name, facts.pack)
+        running = _Running(call, decision.of_call(call.call_id), arguments, tool, ids, now)
+        self._running[call.call_id] = running
+        body = decision_record(
+            call=call,
+            decision=running.decision,
+            ids=ids,
+            tool=running.tool_ids,
+            arguments=arguments,
+            plain=facts.plain_arguments,
+            key=facts.key,
+        )
+        return Record(body)
+
+    def _judge(self, call: ToolCall, tool: Tool | None) -> tuple[Decision, JsonObject]:
+        facts = self.facts
+        if tool is None:
+            return self._deny(
+                DecisionCode.UNKNOWN_TOOL, f"no server of this pack has a tool {call.tool[:128]!r}"
+            ), call.arguments
+        if not tool.trusted or tool.name in self._drifted:
+            return self._definition_changed(tool), call.arguments
+        if (fault := tool.check(call.arguments)) is not None:
+            return self._deny(DecisionCode.INVALID_ARGUMENTS, fault), call.arguments
+        judgement = facts.policy.judge(
+            Request(
+                server=tool.server,
+                tool=tool.upstream,
+                arguments=call.arguments,
+                kinds=tool.kinds,
+                workspace=facts.workspace,
+                principal=facts.principal,
+                mode=facts.mode,
+            )
+        )
+        return judgement.decision, judgement.arguments
+
+    def _decided(self, running: _Running, event: Event, now: float) -> Command:
+        if not running.decision.allowed or running.tool is None:
+            return self._settle(running, Denied(running.decision), now)
+        running.phase = _Phase.ACQUIRING
+        return Acquire(running.tool.server)
+
+    def _acquired(self, running: _Running, event: Event, now: float) -> Command:
+        assert isinstance(event, Acquired)
+        assert running.tool is not None
+        running.sandbox = event.sandbox
+        if running.tool.name in self._drifted:  # its server turned out to be another than the one locked
+            denial = self._definition_changed(running.tool).of_call(running.call.call_id)
+            return self._settle(running, Denied(denial), now)
+        running.phase = _Phase.SENT
+        return Send(running.tool.server, running.tool.upstream, running.arguments, dict(running.call.meta))
+
+    def _returned(self, running: _Running, event: Event, now: float) -> Command:
+        assert isinstance(event, Returned)
+        result = mask_object(event.result, self.facts.secrets)
+        return self._settle(running, Answered(running.decision, result), now)
+
+    def _broke(self, running: _Running, event: Event, now: float) -> Command:
+        assert isinstance(event, Broke)
+        secrets = self.facts.secrets
+        error = event.error
+        if error is not None:
+            error = ServerError(error.code, str(mask(error.message, secrets)), mask(error.data, secrets))
+        outcome = Failed(running.decision, event.kind, str(mask(event.message, secrets)), error)
+        return self._settle(running, outcome, now)
+
+    def _settle(self, running: _Running, outcome: Outcome, now: float) -> Command:
+        running.phase, running.outcome = _Phase.SETTLED, outcome
+        body = outcome_record(
+            call=running.call,
+            outcome=outcome,
+            ids=running.ids,
+            tool=running.tool_ids,
+            ms=(now - running.started) * 1000,
+            key=self.facts.key,
+        )
+        return Record(body)
+
+    def _answer(self, running: _Running, event: Event, now: float) -> Command:
+        assert running.outcome is not None
+        return self._done(running, running.outcome)
+
+    def _decision_lost(self, running: _Running, event: Event, now: float) -> Command:
+        assert isinstance(event, RecordLost)
+        return self._done(
+            running, Denied(running.decision.as_denial(DecisionCode.AUDIT_UNAVAILABLE, event.reason))
+        )
+
+    def _outcome_lost(self, running: _Running, event: Event, now: float) -> Command:
+        # The call may have run, but an answer that the ledger does not know must not be seen.
+        assert isinstance(event, RecordLost)
+        denial = running.decision.as_denial(DecisionCode.AUDIT_UNAVAILABLE, event.reason)
+        if not running.decision.allowed:
+            return self._done(running, Denied(denial))
+        return self._done(running, Failed(denial, FailureKind.AUDIT_UNAVAILABLE, event.reason))
+
+    def _done(self, running: _Running, outcome: Outcome) -> Command:
+        running.phase = _Phase.DONE
+        del self._running[running.call.call_id]
+        return Answer(outcome)
+
+    # -- decisions that no rule makes
+
+    def _deny(self, code: DecisionCode, reason: str) -> Decision:
+        policy = self.facts.policy
+        return Decision(Effect.DENY, code, reason, policy=policy.file, policy_sha256=policy.sha256)
+
+    def _definition_changed(self, tool: Tool) -> Decision:
+        name = f"{tool.server}.{tool.upstream}"
+        reason = (
+            f"the definition of {name} is not the locked one: review it, then run 'sandgate toolpack lock'"
+        )
+        return self._deny(DecisionCode.DEFINITION_CHANGED, reason)
+
+
+_Step: TypeAlias = Callable[[SessionMachine, _Running, Event, float], Command]
+
+# pyright: reportPrivateUsage=false
+_TRANSITIONS: dict[tuple[_Phase, type], _Step] = {
+    (_Phase.JUDGED, Recorded): SessionMachine._decided,
+    (_Phase.JUDGED, RecordLost): SessionMachine._decision_lost,
+    (_Phase.ACQUIRING, Acquired): SessionMachine._acquired,
+    (_Phase.ACQUIRING, Broke): SessionMachine._broke,
+    (_Phase.SENT, Returned): SessionMachine._returned,
+    (_Phase.SENT, Broke): SessionMachine._broke,
+    (_Phase.SETTLED, Recorded): SessionMachine._answer,
+    (_Phase.SETTLED, RecordLost): SessionMachine._outcome_lost,
+}

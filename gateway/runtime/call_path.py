@@ -1,0 +1,113 @@
+"""The shell around the session machine: carries out what it commands, for one call at a time.
+
+This is the only place where a decision leads to a ledger record or to a tool server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import anyio
+
+from gateway.core.calls import FailureKind, Outcome, ToolCall
+from gateway.core.json_types import JsonObject
+from gateway.core.session import (
+    Acquire,
+    Acquired,
+    Answer,
+    Broke,
+    Called,
+    Command,
+    Event,
+    Record,
+    Recorded,
+    RecordLost,
+    Returned,
+    Send,
+)
+from gateway.errors import LedgerError
+from gateway.runtime.sessions import Session
+from gateway.runtime.upstream import Upstream, UpstreamFailure
+
+__all__ = ["CallPath", "Records"]
+
+
+class Records(Protocol):
+    """Where records become durable."""
+
+    async def append(self, body: JsonObject) -> None:
+        """Return once `body` is on disk; raises `LedgerError`."""
+        ...
+
+
+class CallPath:
+    """One call of one session on its way through the machine."""
+
+    def __init__(
+        self, session: Session, call: ToolCall, *, records: Records, monotonic: Callable[[], float]
+    ) -> None:
+        self._session = session
+        self._call = call
+        self._records = records
+        self._monotonic = monotonic
+        self._upstream: Upstream | None = None
+
+    async def run(self) -> Outcome:
+        """Take the call to its outcome. Cancelled, it records that the caller left, then lets go."""
+        command = self._advance(Called(self._call, self._session.episode, self._session.step))
+        while not isinstance(command, Answer):
+            try:
+                event = await self._carry_out(command)
+            except anyio.get_cancelled_exc_class():
+                if isinstance(command, Acquire | Send):
+                    with anyio.CancelScope(shield=True):
+                        await self._abandon()
+                raise
+            command = self._advance(event)
+        return command.outcome
+
+    def _advance(self, event: Event) -> Command:
+        return self._session.machine.receive(self._call.call_id, event, self._monotonic())
+
+    async def _abandon(self) -> None:
+        command = self._advance(Broke(FailureKind.CANCELLED, "the caller left"))
+        while not isinstance(command, Answer):
+            command = self._advance(await self._carry_out(command))
+
+    async def _carry_out(self, command: Command) -> Event:
+        match command:
+            case Record(body):
+                return await self._record(body)
+            case Acquire(server):
+                return await _attempt(self._acquire(server))
+            case Send(_, tool, arguments, meta):
+                return await _attempt(self._send(tool, arguments, meta))
+            case Answer():
+                raise RuntimeError("an answer is given, not carried out")
+
+    async def _record(self, body: JsonObject) -> Event:
+        event: Event = Recorded()
+        # A record once begun is finished even if the caller leaves: no call without its outcome.
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._records.append(body)
+            except LedgerError as error:
+                event = RecordLost(str(error))
+        return event
+
+    async def _acquire(self, server: str) -> Event:
+        self._upstream = await self._session.lease.server(server)
+        return Acquired(self._upstream.sandbox.id)
+
+    async def _send(self, tool: str, arguments: JsonObject, meta: JsonObject) -> Event:
+        # The very server that was acquired and compared with the lock, never a later one.
+        assert self._upstream is not None
+        return Returned(await self._upstream.call(tool, arguments, meta))
+
+
+async def _attempt(work: Awaitable[Event]) -> Event:
+    try:
+        return await work
+    except UpstreamFailure as failure:
+        return Broke(failure.kind, failure.message, failure.error)

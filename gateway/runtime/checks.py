@@ -1,0 +1,205 @@
+"""Runs a task's checks over a session's final workspace. It scores nothing: `gateway.core.rubric` does.
+
+What an agent left behind may be hostile, so nothing it wrote runs where it could speak for a check:
+
+* file checks are answered by our own program in one fresh sandbox that executes nothing else;
+* every command and every script of the pack runs in a fresh sandbox of its own, and what it means is
+  decided here from its exit code and output. It may run what the agent left (git reads the
+  workspace's own configuration), so the most it can forge is its own answer;
+* all see the workspace read-only, after the session's servers are dead.
+
+A check that cannot be run says nothing about the agent: `CheckFault`, never a zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+
+from gateway.core.episode import EpisodeState
+from gateway.core.json_types import JsonObject
+from gateway.core.rubric import (
+    CheckScore,
+    FileCheck,
+    ProgramCheck,
+    Verdict,
+    judge_record,
+    label_of,
+    score_command,
+    score_script,
+)
+from gateway.core.strict_json import StrictJsonError, dumps, loads
+from gateway.core.tasks import Check, Command, PythonCheck
+from gateway.errors import SandboxError, SandgateError
+from gateway.sandbox.contract import Limits, Mount, Sandbox, SandboxDriver, SandboxSpec, Workspace
+from gateway.sandbox.runtimes import python_runtime
+
+__all__ = ["CheckFault", "Checks"]
+
+MAX_OUTPUT = 256 * 1024
+"""Bytes of a check's stdout that are looked at; the rest is read and dropped."""
+FILE_CHECKS_TIMEOUT = 60.0
+_RUNNER = Path(__file__).with_name("check_runner.py")
+_RUNNER_AT = "/opt/checks/runner.py"
+_PACK_AT = "/opt/checks/pack"
+_CANNOT_START = (126, 127)
+"""Exit codes by which a launcher says that there is no such program."""
+_GIT_ENV = {
+    # The workspace belongs to the session's user, not to the check's, and cannot be written.
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "safe.directory",
+    "GIT_CONFIG_VALUE_0": "*",
+    "GIT_OPTIONAL_LOCKS": "0",
+}
+
+
+class CheckFault(SandgateError):
+    """A check could not be run, or is broken: the episode stays unscored."""
+
+
+class Checks:
+    """Runs checks of one pack. `folder` is the pack's, for the scripts it brings."""
+
+    def __init__(self, driver: SandboxDriver, folder: Path, limits: Limits) -> None:
+        self._driver = driver
+        self._folder = folder
+        self._limits = limits
+
+    async def run(
+        self, checks: Sequence[Check], workspace: Workspace, episode: EpisodeState, about: JsonObject
+    ) -> list[CheckScore]:
+        """Return one score per check, in order; `about` is what scripts are told on stdin.
+
+        Raises `CheckFault`.
+        """
+        files = [check for check in checks if isinstance(check, FileCheck)]
+        found = iter(await self._files(files, workspace) if files else [])
+        scores: list[CheckScore] = []
+        for check in checks:
+            if isinstance(check, FileCheck):
+                scores.append(next(found))
+            elif isinstance(check, ProgramCheck):
+                scores.append(await self._program(check, workspace, about))
+            else:
+                scores.append(judge_record(check, episode))
+        return scores
+
+    # -- files
+
+    async def _files(self, checks: Sequence[FileCheck], workspace: Workspace) -> list[CheckScore]:
+        python = python_runtime()
+        spec = SandboxSpec(
+            name="file-checks",
+            argv=(python.argv0, "-I", _RUNNER_AT, workspace.path),
+            env=dict(python.env),
+            mounts=(*python.mounts, Mount(_RUNNER, _RUNNER_AT)),
+            cwd="/",
+            writable=False,
+        )
+        wanted: JsonObject = {"checks": [check.model_dump(mode="json") for check in checks]}
+        verdict = await self._execute("file checks", spec, workspace, dumps(wanted), FILE_CHECKS_TIMEOUT)
+        if verdict.exit_code != 0:
+            raise CheckFault(f"file checks: exit code {verdict.exit_code}: {verdict.stderr[-300:]}")
+        return _file_scores(verdict.stdout, len(checks))
+
+    # -- programs
+
+    async def _program(self, check: ProgramCheck, workspace: Workspace, about: JsonObject) -> CheckScore:
+        script = isinstance(check, PythonCheck)
+        spec = self._script_spec(check, workspace) if script else self._command_spec(check, workspace)
+        told = dumps(about) if script else b""
+        verdict = await self._execute(label_of(check), spec, workspace, told, check.timeout)
+        if script:
+            return _script_score(check, verdict)
+        if verdict.exit_code in _CANNOT_START and verdict.exit_code != check.exit_code:
+            raise CheckFault(f"{label_of(check)}: the program cannot be started: {verdict.stderr[-300:]}")
+        return score_command(check, verdict)
+
+    def _script_spec(self, check: PythonCheck, workspace: Workspace) -> SandboxSpec:
+        python = python_runtime()
+        # The script's own folder is importable, the workspace and its environment are not.
+        argv = (python.argv0, "-E", "-s", "-B", f"{_PACK_AT}/{check.script}")
+        return self._spec(argv, python.env, (*python.mounts, Mount(self._folder, _PACK_AT)), workspace)
+
+    def _command_spec(self, check: Command, workspace: Workspace) -> SandboxSpec:
+        if check.argv[0] != "python":
+            return self._spec(check.argv, _GIT_ENV, (), workspace)
+        python = python_runtime()
+        return self._spec(
+            (python.argv0, *check.argv[1:]), {**python.env, **_GIT_ENV}, python.mounts, workspace
+        )
+
+    def _spec(
+        self, argv: tuple[str, ...], env: Mapping[str, str], mounts: tuple[Mount, ...], workspace: Workspace
+    ) -> SandboxSpec:
+        return SandboxSpec(
+            name="check",
+            argv=argv,
+            env=dict(env),
+            mounts=mounts,
+            cwd=workspace.path,
+            limits=self._limits,
+            writable=False,
+        )
+
+    # -- one sandbox
+
+    async def _execute(
+        self, label: str, spec: SandboxSpec, workspace: Workspace, stdin: bytes, seconds: float
+    ) -> Verdict:
+        try:
+            with anyio.fail_after(seconds):
+                sandbox = await self._driver.acquire(spec, workspace)
+                try:
+                    return await _finished(label, sandbox, stdin)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await sandbox.kill()
+        except TimeoutError:
+            raise CheckFault(f"{label}: not done after {seconds:g} s") from None
+        except SandboxError as error:
+            raise CheckFault(f"{label}: no sandbox: {error}") from error
+
+
+async def _finished(label: str, sandbox: Sandbox, stdin: bytes) -> Verdict:
+    """Feed a program its line, read it to its end and return how it ended."""
+    if stdin:
+        # A program that does not want to know says by its exit code how that went.
+        with suppress(anyio.BrokenResourceError):
+            await sandbox.send(stdin + b"\n")
+    stdout = await _read_all(sandbox)
+    exited = await sandbox.wait()
+    if exited.code < 0:
+        raise CheckFault(f"{label}: killed: {exited.reason}")
+    return Verdict(exited.code, stdout, sandbox.stderr_tail())
+
+
+async def _read_all(sandbox: Sandbox) -> str:
+    kept = bytearray()
+    try:
+        while True:
+            kept += (await sandbox.receive())[: MAX_OUTPUT - len(kept)]
+    except anyio.EndOfStream:
+        return kept.decode("utf-8", "replace")
+
+
+def _script_score(check: PythonCheck, verdict: Verdict) -> CheckScore:
+    try:
+        return score_script(verdict)
+    except ValueError as error:
+        raise CheckFault(f"{label_of(check)}: {error}") from None
+
+
+def _file_scores(stdout: str, wanted: int) -> list[CheckScore]:
+    try:
+        said = loads(stdout)
+    except StrictJsonError as error:
+        raise CheckFault(f"file checks: unreadable answer: {error}") from None
+    results = said.get("results") if isinstance(said, dict) else None
+    if not isinstance(results, list) or len(results) != wanted:
+        raise CheckFault("file checks: an answer of another shape")
+    entries = [entry if isinstance(entry, dict) else {} for entry in results]
+    return [CheckScore.of(entry.get("holds") is True, str(entry.get("detail", ""))) for entry in entries]

@@ -1,0 +1,297 @@
+"""The gateway: its lifetime, its sessions, and `call`, the one path of every tool call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+
+from gateway.core.calls import Outcome, Principal, ToolCall
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.policy import CompiledPolicy
+from gateway.core.session import Mode, SessionFacts, SessionMachine
+from gateway.errors import ClientError, ShuttingDown, UnknownSession
+from gateway.runtime.call_path import CallPath
+from gateway.runtime.clock import Clock
+from gateway.runtime.leases import Lease
+from gateway.runtime.ledger import Ledger
+from gateway.runtime.packages import Installer
+from gateway.runtime.packs import Pack
+from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_pack
+from gateway.runtime.sessions import Session, SessionTable, new_session_id
+from gateway.sandbox.contract import SandboxDriver
+
+__all__ = ["Gateway", "GatewaySettings", "Readiness", "open_gateway"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """What an operator may set. Times in seconds, sizes in bytes."""
+
+    mode: Mode = "deployment"
+    max_sessions: int = 500
+    max_sessions_per_principal: int = 100
+    session_idle: float = 1800.0
+    call_timeout: float = 30.0
+    drain: float = 30.0
+    max_result: int = 10_000_000
+    plain_arguments: bool = False
+    locked: bool = False
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+    def serving(self) -> ServingSettings:
+        """Return the part that bringing up a pack needs."""
+        return ServingSettings(self.call_timeout, self.max_result, self.locked, self.secrets)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether calls would be answered, and what each part says of itself."""
+
+    ready: bool
+    detail: JsonObject
+
+
+class Gateway:
+    """Serves packs. Made by `open_gateway`; `call` is the only way to a tool."""
+
+    def __init__(
+        self,
+        packs: Mapping[str, ServedPack],
+        *,
+        driver: SandboxDriver,
+        ledger: Ledger,
+        clock: Clock,
+        settings: GatewaySettings,
+        tasks: TaskGroup,
+    ) -> None:
+        self.packs = packs
+        self.driver = driver
+        self.clock = clock
+        self.settings = settings
+        self._ledger = ledger
+        self._tasks = tasks
+        self._sessions = SessionTable(settings.max_sessions, settings.max_sessions_per_principal)
+        self._in_flight = 0
+        self._idle = anyio.Event()
+        self._draining = False
+
+    # -- state
+
+    @property
+    def draining(self) -> bool:
+        """Whether new calls are turned away."""
+        return self._draining
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call would be answered now."""
+        return not self._draining and self._ledger.healthy
+
+    def readiness(self) -> Readiness:
+        """Return what `/ready` shows."""
+        packs: JsonObject = {
+            name: {"tools": len(pack.catalog.tools), "findings": list[JsonValue](pack.catalog.findings)}
+            for name, pack in self.packs.items()
+        }
+        detail: JsonObject = {
+            "ledger": "ok" if self._ledger.healthy else "cannot be written: calls are refused",
+            "draining": self._draining,
+            "mode": self.settings.mode,
+            "sandbox": self.driver.name,
+            "sessions": len(self._sessions),
+            "packs": packs,
+        }
+        return Readiness(self.ready, detail)
+
+    # -- sessions
+
+    async def open_session(
+        self,
+        pack: str,
+        principal: Principal,
+        *,
+        session_id: str | None = None,
+        workspace_seed: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Session:
+        """Open a session with a pristine workspace; its servers start at their first call.
+
+        `workspace_seed` overrides the pack's, `env` is added to every server's environment. Raises
+        `TooManySessions`, `ShuttingDown`, `ClientError` (unknown pack) or `SandboxError`.
+        """
+        if self._draining:
+            raise ShuttingDown
+        served = self._pack(pack)
+        self._sessions.reserve(principal)
+        try:
+            session = await self._open(
+                served, principal, session_id or new_session_id(), workspace_seed, env or {}
+            )
+            try:
+                self._sessions.add(session)
+            except UnknownSession:
+                await session.lease.aclose()
+                raise
+        finally:
+            self._sessions.release(principal)
+        return session
+
+    def session(self, pack: str, session_id: str, principal: Principal) -> Session:
+        """Return a live session of this principal; raises `UnknownSession`."""
+        return self._sessions.find(pack, session_id, principal)
+
+    async def named_session(self, pack: str, principal: Principal, name: str | None) -> Session:
+        """Return the principal's session of that name, opened if need be; `None` names its default."""
+        session_id = f"{principal.name}:{name or ''}"
+        async with self._sessions.opening_lock(pack, session_id):
+            try:
+                session = self._sessions.find(pack, session_id, principal)
+            except UnknownSession:
+                session = await self.open_session(pack, principal, session_id=session_id)
+        self._sessions.forget_lock(pack, session_id)
+        return session
+
+    async def close_session(self, session: Session) -> None:
+        """End a session's servers and drop its workspace. Idempotent."""
+        if session.closed:
+            return
+        session.closed = True
+        self._sessions.remove(session)
+        await session.lease.aclose()
+
+    # -- the path of a call
+
+    async def call(self, session: Session, call: ToolCall) -> Outcome:
+        """Judge, record, run, record, answer: every tool call of every front goes through here.
+
+        Never raises for anything the call did; raises `ShuttingDown` while draining and
+        `UnknownSession` for a closed session. Cancelled, it still records how the call ended.
+        """
+        if self._draining:
+            raise ShuttingDown
+        if session.closed:
+            raise UnknownSession(session.id)
+        session.in_flight += 1
+        self._in_flight += 1
+        try:
+            path = CallPath(session, call, records=self._ledger, monotonic=self.clock.monotonic)
+            return await path.run()
+        finally:
+            session.in_flight -= 1
+            session.last_used = self.clock.monotonic()
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    # -- lifetime
+
+    async def drain(self) -> None:
+        """Turn new calls away; return when those in flight are answered or the drain time is over."""
+        self._draining = True
+        if self._in_flight:
+            self._idle = anyio.Event()
+            with anyio.move_on_after(self.settings.drain):
+                await self._idle.wait()
+
+    async def close_idle_sessions(self) -> None:
+        """Close sessions that were idle for longer than the settings allow."""
+        limit = self.clock.monotonic() - self.settings.session_idle
+        for session in self._sessions:
+            if not session.in_flight and session.last_used < limit:
+                await self.close_session(session)
+
+    async def aclose(self) -> None:
+        """Close every session."""
+        self._draining = True
+        async with anyio.create_task_group() as tasks:
+            for session in self._sessions:
+                tasks.start_soon(self.close_session, session)
+
+    # -- opening
+
+    def _pack(self, name: str) -> ServedPack:
+        served = self.packs.get(name)
+        if served is None:
+            raise ClientError(f"no pack {name[:64]!r} is served here; there are: {', '.join(self.packs)}")
+        return served
+
+    async def _open(
+        self,
+        served: ServedPack,
+        principal: Principal,
+        session_id: str,
+        seed: Path | None,
+        env: Mapping[str, str],
+    ) -> Session:
+        machine = SessionMachine(self._facts(served, principal, session_id))
+        workspace = await self.driver.open_workspace(served.workspace_spec(seed))
+        plans = served.plans_with(env)
+        lease = Lease(
+            plans,
+            driver=self.driver,
+            workspace=workspace,
+            tasks=self._tasks,
+            restarts=self.settings.mode == "deployment",
+            on_listing=machine.listed,
+        )
+        return Session(session_id, served, principal, machine, lease, last_used=self.clock.monotonic())
+
+    def _facts(self, served: ServedPack, principal: Principal, session_id: str) -> SessionFacts:
+        return SessionFacts(
+            id=session_id,
+            pack=served.name,
+            principal=principal,
+            policy=served.policy,
+            catalog=served.catalog,
+            mode=self.settings.mode,
+            workspace=served.workspace_path,
+            key=self._ledger.key,
+            plain_arguments=self.settings.plain_arguments or self.settings.mode == "training",
+            secrets=tuple(self.settings.secrets.values()),
+        )
+
+
+@asynccontextmanager
+async def open_gateway(
+    packs: Sequence[tuple[Pack, CompiledPolicy]],
+    *,
+    driver: SandboxDriver,
+    ledger: Ledger,
+    installer: Installer,
+    clock: Clock,
+    settings: GatewaySettings,
+    say: Callable[[str], None] = logger.info,
+) -> AsyncGenerator[Gateway]:
+    """Serve `packs`: install and start each server once, compare it with the lock, then take calls.
+
+    Entered, calls would be answered. Left, every session is closed. Raises `ConfigError` or
+    `UsageError` where a pack cannot be served.
+    """
+    served: dict[str, ServedPack] = {}
+    for pack, policy in packs:
+        served[pack.name] = await serve_pack(
+            pack, policy, driver=driver, installer=installer, settings=settings.serving(), say=say
+        )
+    async with anyio.create_task_group() as tasks:
+        gateway = Gateway(served, driver=driver, ledger=ledger, clock=clock, settings=settings, tasks=tasks)
+        tasks.start_soon(_sweep_idle, gateway)
+        try:
+            yield gateway
+        finally:
+            with anyio.CancelScope(shield=True):
+                await gateway.aclose()
+            tasks.cancel_scope.cancel()
+
+
+async def _sweep_idle(gateway: Gateway) -> None:
+    while True:
+        await anyio.sleep(min(30.0, gateway.settings.session_idle / 4))
+        await gateway.close_idle_sessions()

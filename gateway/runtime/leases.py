@@ -1,0 +1,142 @@
+"""One session's hold on its servers: started at first use, replaced only after a death was told.
+
+A server that dies fails the calls it had and marks the lease; nothing is restarted behind a
+caller's back. Where restarts are allowed (deployment), the next call gets a fresh process over the
+same workspace; in training the session is over, because its episode is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import anyio
+from anyio.abc import TaskGroup
+
+from gateway.core.calls import FailureKind
+from gateway.core.json_types import JsonObject
+from gateway.errors import SandboxError
+from gateway.runtime.upstream import Upstream, UpstreamFailure, UpstreamSettings
+from gateway.sandbox.contract import SandboxDriver, SandboxSpec, Workspace
+
+__all__ = ["Lease", "ServerPlan"]
+
+_RETRY_AFTER = 1.0
+"""Seconds during which a failed start is remembered instead of tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPlan:
+    """How to run one server: what to isolate and its deadlines."""
+
+    name: str
+    spec: SandboxSpec
+    settings: UpstreamSettings
+
+
+class Lease:
+    """The live servers of one session. `failed` says why, once one of them died.
+
+    `on_listing` is told what a server lists each time it was (re)started or announced a change.
+    """
+
+    def __init__(
+        self,
+        plans: Mapping[str, ServerPlan],
+        *,
+        driver: SandboxDriver,
+        workspace: Workspace,
+        tasks: TaskGroup,
+        restarts: bool,
+        on_listing: Callable[[str, list[JsonObject]], None],
+    ) -> None:
+        self.workspace = workspace
+        self.failed: str | None = None
+        self._plans = plans
+        self._driver = driver
+        self._tasks = tasks
+        self._restarts = restarts
+        self._on_listing = on_listing
+        self._live: dict[str, Upstream] = {}
+        self._starting = {name: anyio.Lock() for name in plans}
+        self._refusals: dict[str, tuple[float, UpstreamFailure]] = {}
+        self._closed = False
+
+    async def server(self, name: str) -> Upstream:
+        """Return the running server, starting it if needed; raises `UpstreamFailure`."""
+        upstream = self._live.get(name)
+        if upstream is not None and upstream.ended is None and not upstream.stale:
+            return upstream
+        async with self._starting[name]:
+            return await self._current(name)
+
+    async def stop_servers(self) -> None:
+        """Kill the servers and keep the workspace."""
+        live, self._live = list(self._live.values()), {}
+        async with anyio.create_task_group() as tasks:
+            for upstream in live:
+                tasks.start_soon(upstream.kill)
+
+    async def aclose(self) -> None:
+        """Kill the servers and drop the workspace. Idempotent, shielded."""
+        self._closed = True
+        with anyio.CancelScope(shield=True):
+            await self.stop_servers()
+            await self.workspace.aclose()
+
+    async def _current(self, name: str) -> Upstream:
+        upstream = self._live.get(name)
+        if upstream is not None and upstream.ended is not None:
+            self._note_death(name, upstream.ended)
+            upstream = None
+        if upstream is None:
+            upstream = await self._start(name)
+        elif upstream.stale:
+            self._on_listing(name, await upstream.list_tools())
+        return upstream
+
+    def _note_death(self, name: str, failure: UpstreamFailure) -> None:
+        del self._live[name]
+        if not self._restarts:
+            self.failed = failure.message
+
+    async def _start(self, name: str) -> Upstream:
+        if self._closed or self.failed is not None:
+            raise UpstreamFailure(FailureKind.CRASHED, self.failed or "the session is closed")
+        self._recall_refusal(name)
+        plan = self._plans[name]
+        try:
+            sandbox = await self._driver.acquire(plan.spec, self.workspace)
+        except SandboxError as error:
+            failure = UpstreamFailure(FailureKind.START_FAILED, f"no sandbox for server {name!r}: {error}")
+            raise self._refused(name, failure) from error
+        upstream = Upstream(name, sandbox, plan.settings)
+        try:
+            await upstream.start(self._tasks)
+            self._on_listing(name, await upstream.list_tools())
+        except UpstreamFailure as failure:
+            await upstream.kill()
+            raise self._refused(name, failure) from None
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await upstream.kill()
+            raise
+        self._live[name] = upstream
+        return upstream
+
+    def _refused(self, name: str, failure: UpstreamFailure) -> UpstreamFailure:
+        self._refusals[name] = (anyio.current_time() + _RETRY_AFTER, failure)
+        if not self._restarts:
+            self.failed = failure.message
+        return failure
+
+    def _recall_refusal(self, name: str) -> None:
+        until, failure = self._refusals.get(name, (0.0, None))
+        if failure is not None and anyio.current_time() < until:
+            raise failure
+
+    def check_alive(self) -> None:
+        """Note servers that died since they last answered, so that `failed` is up to date."""
+        for name, upstream in list(self._live.items()):
+            if upstream.ended is not None:
+                self._note_death(name, upstream.ended)

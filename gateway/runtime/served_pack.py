@@ -1,0 +1,198 @@
+"""Brings a toolpack up: installs its servers, starts each once, holds what they list against the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio
+
+from gateway.core.catalog import Catalog, ServerListing, build_catalog
+from gateway.core.json_types import JsonObject
+from gateway.core.lock import Lock, PackageLock
+from gateway.core.manifest import ServerSpec
+from gateway.core.policy import CompiledPolicy
+from gateway.errors import SandboxError, UsageError
+from gateway.runtime.leases import Lease, ServerPlan
+from gateway.runtime.packages import Installer, Program
+from gateway.runtime.packs import Pack, prepare_seed, write_lock
+from gateway.runtime.upstream import UpstreamFailure, UpstreamSettings
+from gateway.sandbox.contract import Limits, SandboxDriver, SandboxSpec, WorkspaceSpec
+
+__all__ = ["Listings", "ServedPack", "ServingSettings", "list_servers", "plan_servers", "serve_pack"]
+
+Listings = Mapping[str, list[JsonObject]]
+"""Each server's tool definitions as it sent them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSettings:
+    """What the operator decides about servers. Times in seconds, sizes in bytes."""
+
+    call_timeout: float = 30.0
+    max_result: int = 10_000_000
+    locked: bool = False
+    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPack:
+    """A pack that takes calls: its policy, its catalog, and how to run its servers."""
+
+    pack: Pack
+    policy: CompiledPolicy
+    catalog: Catalog
+    plans: Mapping[str, ServerPlan]
+    seed: Path | None
+
+    @property
+    def name(self) -> str:
+        """The pack's name."""
+        return self.pack.name
+
+    @property
+    def workspace_path(self) -> str:
+        """Where a session's files stand inside its sandboxes."""
+        return self.pack.manifest.workspace.path
+
+    def workspace_spec(self, seed: Path | None = None) -> WorkspaceSpec:
+        """Return what a session's workspace starts as; `seed` stands in for the pack's own."""
+        needs = self.pack.manifest.sandbox
+        return WorkspaceSpec(path=self.workspace_path, seed=seed or self.seed, disk=needs.disk)
+
+    def plans_with(self, env: Mapping[str, str]) -> Mapping[str, ServerPlan]:
+        """Return the servers' plans with `env` added to their environments."""
+        if not env:
+            return self.plans
+        return {
+            name: replace(plan, spec=replace(plan.spec, env={**plan.spec.env, **env}))
+            for name, plan in self.plans.items()
+        }
+
+
+async def serve_pack(
+    pack: Pack,
+    policy: CompiledPolicy,
+    *,
+    driver: SandboxDriver,
+    installer: Installer,
+    settings: ServingSettings,
+    say: Callable[[str], None],
+) -> ServedPack:
+    """Install, start once, list, compare. Raises `ConfigError` or `UsageError`.
+
+    Without a lock the first serve writes one and says so, unless `settings.locked`.
+    """
+    if pack.lock is None and settings.locked:
+        raise UsageError(
+            f"pack {pack.name!r} has no tools.lock.json: run 'sandgate toolpack lock {pack.folder}'"
+        )
+    plans, packages = await plan_servers(pack, installer=installer, settings=settings)
+    seed = await prepare_seed(pack, pack.manifest.workspace.seed, installer.cache_dir)
+    listings = await list_servers(pack, plans, driver=driver, seed=seed)
+    lock = pack.lock
+    if lock is None:
+        lock = write_lock(pack, listings, packages)
+        say(f"pack {pack.name!r} had no lock: wrote {pack.folder / 'tools.lock.json'}; review it and keep it")
+    catalog = _catalog(pack, listings, lock)
+    for finding in catalog.findings:
+        say(f"pack {pack.name!r}: {finding}")
+    return ServedPack(pack, policy, catalog, plans, seed)
+
+
+async def plan_servers(
+    pack: Pack, *, installer: Installer, settings: ServingSettings
+) -> tuple[dict[str, ServerPlan], dict[str, PackageLock]]:
+    """Install every server of a pack and return how to run each, and what was installed for it."""
+    plans: dict[str, ServerPlan] = {}
+    packages: dict[str, PackageLock] = {}
+    for name, server in pack.manifest.servers.items():
+        program = await installer.ensure(name, server, pack.folder, pack.lock)
+        plans[name] = _plan(pack, name, server, program, settings)
+        if program.package is not None:
+            packages[name] = program.package
+    return plans, packages
+
+
+def _plan(
+    pack: Pack, name: str, server: ServerSpec, program: Program, settings: ServingSettings
+) -> ServerPlan:
+    needs = pack.manifest.sandbox
+    spec = SandboxSpec(
+        name=f"{pack.name}-{name}",
+        argv=(*program.argv, *server.args),
+        env={**program.env, **server.env, **_secrets(pack, name, server, settings.secrets)},
+        mounts=program.mounts,
+        cwd=pack.manifest.workspace.path,
+        limits=Limits(memory=needs.memory, cpu=needs.cpu, pids=needs.pids, disk=needs.disk),
+    )
+    timeout = server.call_timeout or settings.call_timeout
+    return ServerPlan(name, spec, UpstreamSettings(server.startup_timeout, timeout, settings.max_result))
+
+
+def _secrets(pack: Pack, name: str, server: ServerSpec, values: Mapping[str, str]) -> dict[str, str]:
+    missing = [secret for secret in server.secrets if secret not in values]
+    if missing:
+        whose = f"server {name!r} of pack {pack.name!r} needs the secret {missing[0]}"
+        where = f"name it under 'secrets' in gateway.yaml or set SANDGATE_SECRET_{missing[0]}"
+        raise UsageError(f"{whose}: {where}")
+    return {secret: values[secret] for secret in server.secrets}
+
+
+async def list_servers(
+    pack: Pack, plans: Mapping[str, ServerPlan], *, driver: SandboxDriver, seed: Path | None
+) -> dict[str, list[JsonObject]]:
+    """Start each server once in a sandbox of its own and return its tool definitions; raises `UsageError`."""
+    needs, path = pack.manifest.sandbox, pack.manifest.workspace.path
+    listings: dict[str, list[JsonObject]] = {}
+    failures: list[str] = []
+    workspace = await driver.open_workspace(WorkspaceSpec(path=path, seed=seed, disk=needs.disk))
+    async with anyio.create_task_group() as tasks:
+        lease = Lease(
+            plans,
+            driver=driver,
+            workspace=workspace,
+            tasks=tasks,
+            restarts=False,
+            on_listing=listings.__setitem__,
+        )
+        try:
+            failures += await _start_all(lease, plans)
+        finally:
+            await lease.aclose()
+    if failures:
+        raise UsageError(f"pack {pack.name!r} cannot be served: {'; '.join(failures)}")
+    return {name: listings[name] for name in plans}
+
+
+async def _start_all(lease: Lease, plans: Mapping[str, ServerPlan]) -> list[str]:
+    failures: list[str] = []
+
+    async def start(name: str) -> None:
+        try:
+            await lease.server(name)
+        except (UpstreamFailure, SandboxError) as failure:
+            failures.append(str(failure))
+
+    async with anyio.create_task_group() as tasks:
+        for name in plans:
+            tasks.start_soon(start, name)
+    return sorted(failures)
+
+
+def _catalog(pack: Pack, listings: Listings, lock: Lock) -> Catalog:
+    servers = [
+        ServerListing(
+            server=name,
+            definitions=tuple(listings[name]),
+            locked=lock.tools_of(name),
+            kinds=server.kind_of(),
+            prefix=server.prefix or "",
+        )
+        for name, server in pack.manifest.servers.items()
+    ]
+    try:
+        return build_catalog(servers)
+    except ValueError as error:
+        raise UsageError(f"pack {pack.name!r} cannot be served: {error}") from error

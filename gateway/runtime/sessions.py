@@ -1,0 +1,134 @@
+"""The sessions of a gateway: who holds them, how many there may be, when they end.
+
+A session id is a name, not a credential: every look-up also takes the principal, and somebody
+else's session does not exist for them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+
+from gateway.core.calls import Principal
+from gateway.core.json_types import JsonObject
+from gateway.core.session import SessionMachine
+from gateway.errors import TooManySessions, UnknownSession
+from gateway.runtime.leases import Lease
+from gateway.sandbox.contract import Workspace
+
+if TYPE_CHECKING:
+    from gateway.runtime.served_pack import ServedPack
+
+__all__ = ["Session", "SessionTable", "new_call_id", "new_session_id"]
+
+
+def new_call_id() -> str:
+    """Return an id for one call, unique across gateways."""
+    return "call_" + secrets.token_hex(12)
+
+
+def new_session_id() -> str:
+    """Return an id that cannot be guessed; even so it opens nothing without its principal."""
+    return secrets.token_hex(16)
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """Identity, policy and servers of one caller. `episode` and `step` go into its records."""
+
+    id: str
+    pack: ServedPack
+    principal: Principal
+    machine: SessionMachine
+    lease: Lease
+    last_used: float
+    episode: str | None = None
+    step: int | None = None
+    in_flight: int = 0
+    closed: bool = False
+
+    @property
+    def workspace(self) -> Workspace:
+        """The session's files."""
+        return self.lease.workspace
+
+    @property
+    def failed(self) -> str | None:
+        """Why the session cannot go on, once a server of it died in training."""
+        self.lease.check_alive()
+        return self.lease.failed
+
+    def tools(self) -> list[JsonObject]:
+        """Return the MCP tool definitions as the policy shows them."""
+        return self.machine.tools()
+
+    async def stop_servers(self) -> None:
+        """Kill the session's servers and keep its workspace."""
+        await self.lease.stop_servers()
+
+
+@dataclass(slots=True)
+class SessionTable:
+    """Live sessions by pack and id, with limits."""
+
+    max_sessions: int
+    max_per_principal: int
+    _sessions: dict[tuple[str, str], Session] = field(default_factory=dict[tuple[str, str], Session])
+    _opening: dict[str, int] = field(default_factory=dict[str, int])
+    _locks: dict[tuple[str, str], anyio.Lock] = field(default_factory=dict[tuple[str, str], anyio.Lock])
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def find(self, pack: str, session_id: str, principal: Principal) -> Session:
+        """Return the principal's own session; raises `UnknownSession`."""
+        session = self._sessions.get((pack, session_id))
+        if session is None or session.closed or session.principal.name != principal.name:
+            raise UnknownSession(session_id)
+        return session
+
+    def reserve(self, principal: Principal) -> None:
+        """Take a place for a session about to open; raises `TooManySessions`."""
+        opening = sum(self._opening.values())
+        if len(self._sessions) + opening >= self.max_sessions:
+            raise TooManySessions(self.max_sessions, "this gateway")
+        own = sum(1 for session in self._sessions.values() if session.principal.name == principal.name)
+        if own + self._opening.get(principal.name, 0) >= self.max_per_principal:
+            raise TooManySessions(self.max_per_principal, f"principal {principal.name!r}")
+        self._opening[principal.name] = self._opening.get(principal.name, 0) + 1
+
+    def release(self, principal: Principal) -> None:
+        """Give the place back: the session is in the table now, or did not open."""
+        self._opening[principal.name] -= 1
+        if not self._opening[principal.name]:
+            del self._opening[principal.name]
+
+    def add(self, session: Session) -> None:
+        """Put an open session in the table; raises `UnknownSession` if its id is somebody's already."""
+        key = (session.pack.name, session.id)
+        if key in self._sessions:
+            raise UnknownSession(session.id)
+        self._sessions[key] = session
+
+    def remove(self, session: Session) -> None:
+        """Take a session out of the table. Idempotent."""
+        key = (session.pack.name, session.id)
+        if self._sessions.get(key) is session:
+            del self._sessions[key]
+
+    def opening_lock(self, pack: str, session_id: str) -> anyio.Lock:
+        """Return the lock under which a named session is looked up or opened, once."""
+        return self._locks.setdefault((pack, session_id), anyio.Lock())
+
+    def forget_lock(self, pack: str, session_id: str) -> None:
+        """Drop the lock of a named session that nobody waits for."""
+        lock = self._locks.get((pack, session_id))
+        if lock is not None and not lock.locked():
+            del self._locks[(pack, session_id)]

@@ -1,0 +1,215 @@
+"""The default driver: `bwrap` below a launcher process, no daemon. Decides nothing about calls.
+
+The gateway pins a workspace by two descriptors (its mount namespace and its top folder), so that
+nothing of it survives the gateway. Root gives each workspace a uid of its own; without root all
+sandboxes share the gateway's uid and are kept apart by their namespaces alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import anyio
+
+from gateway.core.json_types import JsonObject
+from gateway.errors import SandboxError, UsageError
+
+from .contract import Exit, Sandbox, SandboxSpec, Workspace, WorkspaceSpec
+from .handles import BubblewrapSandbox, BubblewrapWorkspace
+from .launcher_client import Launcher
+from .pipes import Pipes
+from .seccomp import assemble, profile_file, read_profile
+from .start_request import check_target, start_request
+from .usage import exit_of
+
+__all__ = ["BubblewrapDriver"]
+
+COPY_BELOW = 256
+"""Seeds with fewer entries are copied; larger ones become the lower layer of an overlay."""
+INSTALL = "bubblewrap is not installed: run `apt-get install bubblewrap`"
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """What the launcher found out: is it root, the first of `uids` user ids, which limits control groups hold."""
+
+    root: bool
+    uid: int
+    uids: int
+    groups: tuple[str, ...]
+
+
+class BubblewrapDriver:
+    """As `contract.SandboxDriver`. `cache_dir` gets one empty folder to mount on."""
+
+    name = "bubblewrap"
+
+    def __init__(self, cache_dir: Path, *, profile: str = "default") -> None:
+        self._stage = cache_dir / "stage"
+        self._profile = profile
+        self._launcher = Launcher(self._exited, self._lost)
+        self._tasks = anyio.create_task_group()
+        self._seeds: dict[Path, tuple[int, int, int]] = {}
+        self._seeding = anyio.Lock()
+        self._sandboxes: dict[int, tuple[BubblewrapSandbox, BubblewrapWorkspace]] = {}
+        self._workspaces: set[BubblewrapWorkspace] = set()
+        self._uids: list[int] = []
+        self._bwrap = ""
+        self._found: _Machine | None = None
+
+    async def __aenter__(self) -> BubblewrapDriver:
+        """As `contract.SandboxDriver.__aenter__`; also runs `/bin/true` in a sandbox once."""
+        self._bwrap = _find_bwrap()
+        program = assemble(read_profile(profile_file(self._profile)), os.uname().machine)
+        self._stage.mkdir(parents=True, exist_ok=True)
+        await self._tasks.__aenter__()
+        try:
+            hello = await self._launcher.start(self._tasks, program, self._stage.resolve())
+            self._found = _machine(hello)
+            self._uids = list(range(self._found.uid, self._found.uid + self._found.uids))[::-1]
+            await self._try_out()
+        except BaseException:
+            await self._close()
+            self._tasks.cancel_scope.cancel()
+            await self._tasks.__aexit__(None, None, None)
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """As `contract.SandboxDriver.__aexit__`."""
+        await self._close()
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+
+    async def _close(self) -> None:
+        with anyio.CancelScope(shield=True):
+            for sandbox, _ in list(self._sandboxes.values()):
+                await sandbox.kill()
+            for workspace in list(self._workspaces):
+                await workspace.aclose()
+            await self._launcher.aclose()
+            for namespace, folder, _ in self._seeds.values():
+                os.close(namespace)
+                os.close(folder)
+            self._seeds.clear()
+
+    async def _try_out(self) -> None:
+        workspace = await self.open_workspace(WorkspaceSpec(disk=2**20, inodes=16))
+        sandbox = await self.acquire(SandboxSpec("try-out", ("/bin/sh", "-c", "exit 0")), workspace)
+        exit_ = await sandbox.wait()
+        await sandbox.kill()
+        await workspace.aclose()
+        if exit_.code != 0:
+            raise UsageError(
+                f"bubblewrap cannot isolate here ({exit_.reason}; {sandbox.stderr_tail().strip()}): "
+                "allow user namespaces (`sysctl -w user.max_user_namespaces=10000`) and an unmasked /proc"
+            )
+
+    @property
+    def _machine(self) -> _Machine:
+        if self._found is None:
+            raise SandboxError("the sandbox driver is not open: use `async with`")
+        return self._found
+
+    async def open_workspace(self, spec: WorkspaceSpec) -> Workspace:
+        """As `contract.SandboxDriver.open_workspace`; a seed is read once per driver and frozen then."""
+        check_target(spec.path)
+        seed = await self._seed(spec.seed) if spec.seed else None
+        uid = self._take_uid()
+        request: JsonObject = {"op": "workspace", "uid": uid, "disk": spec.disk, "inodes": spec.inodes}
+        overlay = seed is not None and self._machine.root and seed[2] >= COPY_BELOW
+        try:
+            reply = await self._launcher.ask(request | {"overlay": overlay}, seed[:1] if seed else ())
+        except BaseException:
+            self._give_uid(uid)
+            raise
+        workspace = BubblewrapWorkspace(self, spec, uid, cast(tuple[int, int], reply.fds))
+        self._workspaces.add(workspace)
+        return workspace
+
+    async def _seed(self, source: Path) -> tuple[int, int, int]:
+        async with self._seeding:
+            if source not in self._seeds:
+                reply = await self._launcher.ask({"op": "seed", "source": str(source.resolve())})
+                self._seeds[source] = (*cast(tuple[int, int], reply.fds), cast(int, reply.body["entries"]))
+            return self._seeds[source]
+
+    def _take_uid(self) -> int:
+        if not self._machine.root:
+            return self._machine.uid
+        if not self._uids:
+            raise SandboxError(f"all {self._machine.uids} user ids are in use: close a session")
+        return self._uids.pop()
+
+    def _give_uid(self, uid: int) -> None:
+        if self._machine.root:
+            self._uids.insert(0, uid)
+
+    async def acquire(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
+        """As `contract.SandboxDriver.acquire`."""
+        assert isinstance(workspace, BubblewrapWorkspace)
+        request = self._request(spec, workspace)
+        number = self._launcher.next_id()
+        pipes = Pipes((workspace.uid, workspace.uid) if self._machine.root else None)
+        sandbox = BubblewrapSandbox(self, number, spec.name, pipes)
+        self._sandboxes[number] = (sandbox, workspace)
+        try:
+            reply = await self._launcher.ask(request | {"id": number}, (*pipes.theirs, workspace.namespace))
+        except SandboxError:
+            self._sandboxes.pop(number, None)
+            pipes.close()
+            raise
+        except BaseException:
+            await sandbox.kill()
+            raise
+        pipes.handed_over()
+        sandbox.started(cast(dict[str, str], reply.body["folders"]))
+        self._tasks.start_soon(pipes.drain_stderr)
+        return sandbox
+
+    def _request(self, spec: SandboxSpec, workspace: BubblewrapWorkspace) -> JsonObject:
+        gid = workspace.uid if self._machine.root else os.getegid()
+        disk, path = workspace.spec.disk, workspace.path
+        return start_request(spec, bwrap=self._bwrap, uid=workspace.uid, gid=gid, workspace=path, disk=disk)
+
+    async def kill(self, number: int) -> None:
+        """Ask the launcher to end a sandbox; a launcher that is gone has ended it already."""
+        try:
+            await self._launcher.tell({"op": "kill", "id": 0, "target": number})
+        except SandboxError:
+            self._lost()
+
+    async def forget(self, workspace: BubblewrapWorkspace) -> None:
+        """End the sandboxes over a workspace and take its uid back."""
+        for sandbox, over in list(self._sandboxes.values()):
+            if over is workspace:
+                await sandbox.kill()
+        if workspace in self._workspaces:
+            self._workspaces.discard(workspace)
+            self._give_uid(workspace.uid)
+
+    def _exited(self, message: JsonObject) -> None:
+        found = self._sandboxes.pop(cast(int, message["exit"]), None)
+        if found is not None:
+            found[0].ended(exit_of(message))
+
+    def _lost(self) -> None:
+        for sandbox, _ in self._sandboxes.values():
+            sandbox.ended(Exit(-9, "the sandbox launcher ended, and every sandbox with it"))
+        self._sandboxes.clear()
+
+
+def _find_bwrap() -> str:
+    found = shutil.which("bwrap")
+    if found is None:
+        raise UsageError(INSTALL)
+    return os.path.realpath(found)
+
+
+def _machine(hello: JsonObject) -> _Machine:
+    groups = tuple(cast(list[str], hello["groups"]))
+    return _Machine(bool(hello["root"]), cast(int, hello["uid"]), cast(int, hello["uids"]), groups)

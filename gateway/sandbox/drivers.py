@@ -1,0 +1,33 @@
+"""Names of drivers -> drivers. Imports each only when it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gateway.errors import UsageError
+
+from .contract import SandboxDriver
+
+__all__ = ["DRIVERS", "make_driver"]
+
+DRIVERS = ("bubblewrap", "process")
+
+
+def make_driver(name: str, *, cache_dir: Path) -> SandboxDriver:
+    """Return the driver `name`, not yet open; `cache_dir` is a folder of the gateway's own.
+
+    Raises `UsageError` for an unknown name. Whoever asks for `process` must know that it isolates nothing.
+    """
+    if name == "bubblewrap":
+        from .bubblewrap import BubblewrapDriver
+
+        return BubblewrapDriver(cache_dir)
+    if name == "process":
+        from .process import ProcessDriver
+
+        if not not_isolated:
+            raise UsageError(
+                "the driver `process` isolates nothing: add --i-know-this-is-not-isolated to use it"
+            )
+        return ProcessDriver()
+    raise UsageError(f"no sandbox driver {name!r}: use one of {', '.join(DRIVERS)}")

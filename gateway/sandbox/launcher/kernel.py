@@ -1,0 +1,146 @@
+"""The Linux calls that Python 3.11 has no wrapper for. Nothing here decides anything."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+
+__all__ = [
+    "CLONE_NEWNS",
+    "CLONE_NEWUSER",
+    "MNT_DETACH",
+    "MS_BIND",
+    "MS_NODEV",
+    "MS_NOEXEC",
+    "MS_NOSUID",
+    "MS_PRIVATE",
+    "MS_RDONLY",
+    "MS_REC",
+    "attach",
+    "bind",
+    "detached_copy",
+    "die_with_parent",
+    "dumpable",
+    "enter_root",
+    "idmap",
+    "mount",
+    "no_new_privileges",
+    "setns",
+    "subreaper",
+    "unshare",
+]
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+MNT_DETACH = 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+SIGKILL = 9
+# One number on every architecture: they came after the tables were unified.
+SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
+AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
+OPEN_TREE_CLONE, O_CLOEXEC = 1, os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 4
+MOUNT_ATTR_IDMAP = 0x00100000
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def _syscall(number: int, what: str, *arguments: object) -> int:
+    return _checked(_libc().syscall(ctypes.c_long(number), *arguments), what)
+
+
+def unshare(flags: int) -> None:
+    """Leave the namespaces of `flags` for new ones."""
+    _checked(_libc().unshare(ctypes.c_int(flags)), f"unshare({flags:#x})")
+
+
+def setns(fd: int, flags: int) -> None:
+    """Enter the namespace behind `fd`."""
+    _checked(_libc().setns(ctypes.c_int(fd), ctypes.c_int(flags)), "setns")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    """Mount; errors name the target."""
+    result = _libc().mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        kind.encode(),
+        ctypes.c_ulong(flags),
+        options.encode() or None,
+    )
+    _checked(result, f"mount {kind or source} on {target}")
+
+
+def bind(source: str, target: str) -> None:
+    """Show `source` with everything mounted below it at `target`."""
+    mount(source, target, flags=MS_BIND | MS_REC)
+
+
+def enter_root(folder: str) -> None:
+    """Make `folder` the root and drop the old tree."""
+    os.chdir(folder)
+    _checked(_libc().pivot_root(b".", b"."), f"pivot_root {folder}")
+    _checked(_libc().umount2(b".", ctypes.c_int(MNT_DETACH)), "umount of the old root")
+    os.chdir("/")
+
+
+def detached_copy(path: str) -> int:
+    """Return a descriptor of a mount of `path` that belongs to no namespace yet."""
+    flags = ctypes.c_uint(OPEN_TREE_CLONE | O_CLOEXEC)
+    return _syscall(SYS_OPEN_TREE, f"open_tree {path}", ctypes.c_int(AT_FDCWD), os.fsencode(path), flags)
+
+
+def attach(tree: int, target: str) -> None:
+    """Mount what `detached_copy` returned at `target`."""
+    to = (ctypes.c_int(AT_FDCWD), os.fsencode(target), ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH))
+    _syscall(SYS_MOVE_MOUNT, f"move_mount to {target}", ctypes.c_int(tree), b"", *to)
+
+
+def idmap(tree: int, user_namespace: int) -> None:
+    """Show the owners of a detached mount as `user_namespace` maps them. Linux 5.12, on tmpfs 6.3."""
+    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_IDMAP, 0, 0, user_namespace)
+    size = ctypes.c_size_t(ctypes.sizeof(attributes))
+    flags = ctypes.c_uint(AT_EMPTY_PATH)
+    _syscall(
+        SYS_MOUNT_SETATTR, "mount_setattr", ctypes.c_int(tree), b"", flags, ctypes.byref(attributes), size
+    )
+
+
+def _prctl(option: int, value: int) -> None:
+    zero = ctypes.c_ulong(0)
+    _checked(_libc().prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl({option})")
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when `parent` (the process that forked this one) is gone, also if it went just now."""
+    _prctl(PR_SET_PDEATHSIG, SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def no_new_privileges() -> None:
+    """Give up set-uid programs and file capabilities for good."""
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def dumpable() -> None:
+    """Own one's files in /proc again, which a change of uid takes away."""
+    _prctl(PR_SET_DUMPABLE, 1)
+
+
+def subreaper() -> None:
+    """Become the parent of orphans below this process, so that none escapes the count."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)

@@ -1,0 +1,176 @@
+"""Workspaces and prepared seeds: file trees in memory that only descriptors hold.
+
+Runs in a forked child of the launcher. It makes a mount namespace whose root is a sized tmpfs,
+hands out its descriptors and ends; nothing is ever mounted where another process could see it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import kernel
+
+__all__ = ["TREE", "Pin", "make_workspace", "prepare_seed", "take"]
+
+TREE = "/tree"
+"""Where the files stand inside a pin's namespace."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Descriptors of a tree: its mount namespace and its top folder, with the number of its entries."""
+
+    namespace: int
+    folder: int
+    entries: int = 0
+
+
+def make_workspace(
+    stage: str, *, uid: int, disk: int, inodes: int, seed: int | None, overlay: bool, home: int
+) -> Pin:
+    """Return a fresh workspace of `uid`, `disk` bytes and `inodes` files at most.
+
+    `seed` is the namespace of a prepared seed; `home` the launcher's own, to come back to.
+    """
+    lower = None if seed is None else take(seed, home)
+    if lower is not None and overlay and uid:
+        kernel.idmap(lower, _owner_map(uid))
+    size = f"size={disk},nr_inodes={inodes + 8}"
+    if lower is not None and overlay:
+        return _pin(stage, f"{size},mode=0755", lambda: _overlay(lower, uid))
+    return _pin(stage, f"{size},mode=0755", lambda: _copied(lower, uid))
+
+
+def prepare_seed(stage: str, source: str) -> Pin:
+    """Return a pinned copy of the folder `source`, owned by this process's user, frozen from now on."""
+    folder = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
+    return _pin(stage, "mode=0755", lambda: _new_tree(0o700, os.geteuid(), folder))
+
+
+def take(namespace: int, home: int) -> int:
+    """Return a detached mount of the tree that `namespace` pins; `home` is where this process belongs."""
+    kernel.setns(namespace, kernel.CLONE_NEWNS)
+    tree = kernel.detached_copy(TREE)
+    kernel.setns(home, kernel.CLONE_NEWNS)
+    return tree
+
+
+def _pin(stage: str, options: str, fill: Callable[[], int]) -> Pin:
+    kernel.unshare(kernel.CLONE_NEWNS)
+    namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    kernel.mount("tmpfs", stage, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
+    kernel.enter_root(stage)
+    entries = fill()
+    return Pin(namespace, os.open(TREE, os.O_PATH | os.O_DIRECTORY), entries)
+
+
+def _copied(lower: int | None, uid: int) -> int:
+    if lower is None:
+        return _new_tree(0o700, uid, None)
+    os.mkdir("/seed", 0o700)
+    kernel.attach(lower, "/seed")
+    return _new_tree(0o700, uid, os.open("/seed", os.O_RDONLY | os.O_DIRECTORY))
+
+
+def _new_tree(mode: int, uid: int, source: int | None) -> int:
+    os.mkdir(TREE, mode)
+    os.chown(TREE, uid, uid if os.geteuid() == 0 else -1)
+    if source is None:
+        return 0
+    return _copy_into(source, os.open(TREE, os.O_RDONLY | os.O_DIRECTORY), uid)
+
+
+def _overlay(lower: int, uid: int) -> int:
+    for name in ("/lower", "/upper", "/work", TREE):
+        os.mkdir(name, 0o700)
+    os.chown("/upper", uid, uid)
+    kernel.attach(lower, "/lower")
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV
+    # redirect_dir: without it the rename of a seeded folder fails with EXDEV, which git and Node report.
+    kernel.mount(
+        "overlay", TREE, "overlay", flags, "lowerdir=/lower,upperdir=/upper,workdir=/work,redirect_dir=on"
+    )
+    return 0
+
+
+def _copy_into(source: int, target: int, uid: int) -> int:
+    """Copy the entries of one folder into another by descriptor, and close both; return how many."""
+    count = 0
+    try:
+        with os.scandir(source) as found:
+            for entry in found:
+                count += 1 + _copy_entry(entry.name, source, target, uid)
+    finally:
+        os.close(source)
+        os.close(target)
+    return count
+
+
+def _copy_entry(name: str, source: int, target: int, uid: int) -> int:
+    facts = os.stat(name, dir_fd=source, follow_symlinks=False)
+    mode = stat.S_IMODE(facts.st_mode) & 0o777
+    below = 0
+    if stat.S_ISDIR(facts.st_mode):
+        os.mkdir(name, 0o700, dir_fd=target)
+        inner, copy = (os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd) for fd in (source, target))
+        below = _copy_into(inner, copy, uid)
+        mode |= 0o700
+    elif stat.S_ISREG(facts.st_mode):
+        _copy_file(name, source, target)
+        mode |= 0o600
+    elif stat.S_ISLNK(facts.st_mode):
+        os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+    else:
+        raise ValueError(f"the seed holds {name!r}, which is neither a file, a folder nor a link: remove it")
+    own = {"dir_fd": target, "follow_symlinks": False}
+    os.chown(name, uid, uid if os.geteuid() == 0 else -1, **own)  # type: ignore[arg-type]
+    if not stat.S_ISLNK(facts.st_mode):
+        os.chmod(name, mode, dir_fd=target)
+    os.utime(name, ns=(facts.st_mtime_ns, facts.st_mtime_ns), **own)  # type: ignore[arg-type]
+    return below
+
+
+def _copy_file(name: str, source: int, target: int) -> None:
+    reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=source)
+    writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=target)
+    try:
+        while os.sendfile(writing, reading, None, 1 << 24):
+            continue
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def _owner_map(uid: int) -> int:
+    """Return a user namespace that shows files of root as files of `uid`."""
+    ready, told = os.pipe()
+    helper = os.fork()
+    if helper == 0:
+        _hold_user_namespace(ready, told)
+    os.close(told)
+    try:
+        if not os.read(ready, 1):
+            raise OSError("no user namespace for the owners of the seed")
+        for kind in ("uid_map", "gid_map"):
+            with open(f"/proc/{helper}/{kind}", "w") as file:
+                file.write(f"0 {uid} 1")
+        return os.open(f"/proc/{helper}/ns/user", os.O_RDONLY)
+    finally:
+        os.close(ready)
+        os.kill(helper, signal.SIGKILL)
+        os.waitpid(helper, 0)
+
+
+def _hold_user_namespace(ready: int, told: int) -> None:
+    """Enter a new user namespace, say so, and wait to be killed."""
+    try:
+        os.close(ready)
+        kernel.unshare(kernel.CLONE_NEWUSER)
+        os.write(told, b"1")
+        signal.pause()
+    finally:
+        os._exit(1)

@@ -1,0 +1,137 @@
+"""A program's three pipes as seen by the gateway. Raw bytes; framing is the caller's."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+__all__ = ["Pipes", "StderrTail"]
+
+TAIL_BYTES = 16_384
+STDERR_CHUNK = 65_536
+STDERR_BURST, STDERR_RATE = 4 * 2**20, 2**20
+"""Bytes of stderr read at once if need be, and per second from then on; a flood waits in its own pipe."""
+
+
+class StderrTail:
+    """The last bytes of stderr and the number of all."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._parts: deque[bytes] = deque()
+        self._kept = 0
+
+    def add(self, data: bytes) -> None:
+        """Keep `data`, forgetting the oldest beyond `TAIL_BYTES`."""
+        self.total += len(data)
+        self._parts.append(data[-TAIL_BYTES:])
+        self._kept += len(self._parts[-1])
+        while self._kept - len(self._parts[0]) >= TAIL_BYTES:
+            self._kept -= len(self._parts.popleft())
+
+    def text(self) -> str:
+        """Return the tail as text; bytes that are no UTF-8 are replaced."""
+        return b"".join(self._parts)[-TAIL_BYTES:].decode(errors="replace")
+
+
+class Pipes:
+    """stdin, stdout and stderr of one program. `theirs` is to be handed over and closed here once it was."""
+
+    def __init__(self, owner: tuple[int, int] | None = None) -> None:
+        """`owner` (uid, gid) may open the pipes by name, as `/dev/stderr` does."""
+        pairs = [os.pipe() for _ in range(3)]
+        self.theirs: tuple[int, ...] = (pairs[0][0], pairs[1][1], pairs[2][1])
+        self._in, self._out, self._err = pairs[0][1], pairs[1][0], pairs[2][0]
+        self._writing = anyio.Lock()
+        self._broken = False
+        self._open = {self._in, self._out, self._err}
+        self.stderr = StderrTail()
+        for fd in self._open:
+            os.set_blocking(fd, False)
+        for fd in self.theirs if owner else ():
+            os.fchown(fd, *(owner or (-1, -1)))
+
+    def handed_over(self) -> None:
+        """Close the program's ends here."""
+        for fd in self.theirs:
+            os.close(fd)
+        self.theirs = ()
+
+    async def send(self, data: bytes) -> None:
+        """Write all of `data`. Raises `BrokenResourceError` at the end, and after a write cut short."""
+        async with self._writing:
+            if self._broken:
+                raise anyio.BrokenResourceError
+            self._broken = True
+            rest = memoryview(data)
+            while rest:
+                rest = rest[await self._write(rest) :]
+            self._broken = False
+
+    async def _write(self, data: memoryview) -> int:
+        while self._in in self._open:
+            try:
+                return os.write(self._in, data)
+            except BlockingIOError:
+                await _ready(anyio.wait_writable, self._in)
+            except OSError as error:
+                if error.errno != errno.EPIPE:
+                    raise
+                break
+        raise anyio.BrokenResourceError
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """Return the next bytes of stdout. Raises `EndOfStream`."""
+        data = await self._read(self._out, max_bytes)
+        if not data:
+            raise anyio.EndOfStream
+        return data
+
+    async def _read(self, fd: int, max_bytes: int) -> bytes:
+        while fd in self._open:
+            try:
+                return os.read(fd, max_bytes)
+            except BlockingIOError:
+                await _ready(anyio.wait_readable, fd)
+        return b""
+
+    async def drain_stderr(self) -> None:
+        """Read stderr to its end, no faster than the cap once the burst is used up."""
+        credit, last = float(STDERR_BURST), anyio.current_time()
+        while data := await self._read(self._err, STDERR_CHUNK):
+            self.stderr.add(data)
+            now = anyio.current_time()
+            credit = min(STDERR_BURST, credit + (now - last) * STDERR_RATE) - len(data)
+            last = now
+            if credit < 0:
+                await anyio.sleep(-credit / STDERR_RATE)
+
+    def close_stdin(self) -> None:
+        """Let the program read the end of its input."""
+        self._close(self._in)
+
+    def close(self) -> None:
+        """Close what is still open and wake who waits on it."""
+        for fd in (*self._open, *self.theirs):
+            self._close(fd)
+        self.theirs = ()
+
+    def _close(self, fd: int) -> None:
+        if fd in self._open:
+            self._open.discard(fd)
+            anyio.notify_closing(fd)
+        elif fd not in self.theirs:
+            return
+        os.close(fd)
+
+
+async def _ready(wait: Callable[[int], Awaitable[None]], fd: int) -> None:
+    """Wait; a descriptor closed meanwhile counts as ready, and the loop around sees that it is."""
+    try:
+        await wait(fd)
+    except anyio.ClosedResourceError:
+        return

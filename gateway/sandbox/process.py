@@ -1,0 +1,188 @@
+"""Runs servers as plain processes: NO isolation, no limits. For debugging a server only.
+
+The workspace is a temporary folder; where argv, environment and working directory name a path
+inside the sandbox, they get the host's path instead.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from gateway.errors import SandboxError
+
+from .contract import Exit, Sandbox, SandboxSpec, SandboxStats, Workspace, WorkspaceSpec
+from .pipes import Pipes
+from .workspace import digest_tree, read_file
+
+__all__ = ["ProcessDriver"]
+
+T = TypeVar("T")
+
+
+class ProcessWorkspace:
+    """A temporary folder, shown at `path` in name only."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.folder = Path(tempfile.mkdtemp(prefix="sandgate-"))
+
+    def fill(self, seed: Path) -> None:
+        """Copy the seed's files in."""
+        shutil.copytree(seed, self.folder, symlinks=True, dirs_exist_ok=True)
+
+    async def read(self, relative: str, *, max_bytes: int) -> bytes:
+        """As `contract.Workspace.read`."""
+
+        def take(folder: int) -> bytes:
+            return read_file(folder, relative, max_bytes)
+
+        return await anyio.to_thread.run_sync(self._opened, take)
+
+    async def digest(self) -> str:
+        """As `contract.Workspace.digest`."""
+        return await anyio.to_thread.run_sync(self._opened, digest_tree)
+
+    async def aclose(self) -> None:
+        """As `contract.Workspace.aclose`."""
+        if self.folder.exists():
+            await anyio.to_thread.run_sync(shutil.rmtree, self.folder)
+
+    def _opened(self, use: Callable[[int], T]) -> T:
+        folder = os.open(self.folder, os.O_PATH | os.O_DIRECTORY)
+        try:
+            return use(folder)
+        finally:
+            os.close(folder)
+
+
+class ProcessSandbox:
+    """One child process and its process group."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], pipes: Pipes) -> None:
+        self.id = f"{name}-{secrets.token_hex(6)}"
+        self._process, self._pipes = process, pipes
+        self._exit: Exit | None = None
+        self._ended = anyio.Event()
+
+    async def watch(self) -> None:
+        """Wait for its end; run as a task by the driver."""
+        code = await anyio.to_thread.run_sync(self._process.wait, abandon_on_cancel=True)
+        self._exit = Exit(code, f"exited with code {code}" if code >= 0 else f"ended by signal {-code}")
+        self._pipes.close_stdin()
+        self._ended.set()
+
+    async def send(self, data: bytes) -> None:
+        """As `contract.Sandbox.send`."""
+        await self._pipes.send(data)
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        """As `contract.Sandbox.receive`."""
+        return await self._pipes.receive(max_bytes)
+
+    def stderr_tail(self) -> str:
+        """As `contract.Sandbox.stderr_tail`."""
+        return self._pipes.stderr.text()
+
+    async def wait(self) -> Exit:
+        """As `contract.Sandbox.wait`."""
+        await self._ended.wait()
+        assert self._exit is not None
+        return self._exit
+
+    def stats(self) -> SandboxStats:
+        """Nothing is known."""
+        return SandboxStats(None, None, None)
+
+    async def kill(self) -> None:
+        """As `contract.Sandbox.kill`, for the process group."""
+        with anyio.CancelScope(shield=True):
+            if self._exit is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            await self._ended.wait()
+            self._pipes.close()
+
+
+class ProcessDriver:
+    """As `contract.SandboxDriver`, without any isolation."""
+
+    name = "process"
+
+    def __init__(self) -> None:
+        self._tasks = anyio.create_task_group()
+        self._sandboxes: list[ProcessSandbox] = []
+        self._workspaces: list[ProcessWorkspace] = []
+
+    async def __aenter__(self) -> ProcessDriver:
+        """Nothing to prepare."""
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """As `contract.SandboxDriver.__aexit__`."""
+        with anyio.CancelScope(shield=True):
+            for sandbox in self._sandboxes:
+                await sandbox.kill()
+            for workspace in self._workspaces:
+                await workspace.aclose()
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+
+    async def open_workspace(self, spec: WorkspaceSpec) -> Workspace:
+        """As `contract.SandboxDriver.open_workspace`; `disk` and `inodes` hold nothing back."""
+        workspace = ProcessWorkspace(spec.path)
+        self._workspaces.append(workspace)
+        if spec.seed is not None:
+            await anyio.to_thread.run_sync(workspace.fill, spec.seed)
+        return workspace
+
+    async def acquire(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
+        """As `contract.SandboxDriver.acquire`; limits hold nothing back."""
+        assert isinstance(workspace, ProcessWorkspace)
+        places = {workspace.path: str(workspace.folder)} | {m.target: str(m.source) for m in spec.mounts}
+        pipes = Pipes()
+        try:
+            process = await anyio.to_thread.run_sync(_spawn, spec, places, pipes.theirs)
+        except OSError as error:
+            pipes.close()
+            raise SandboxError(f"{spec.name} could not be started: {error}") from error
+        pipes.handed_over()
+        sandbox = ProcessSandbox(spec.name, process, pipes)
+        self._sandboxes.append(sandbox)
+        self._tasks.start_soon(sandbox.watch)
+        self._tasks.start_soon(pipes.drain_stderr)
+        return sandbox
+
+
+def _spawn(spec: SandboxSpec, places: dict[str, str], ends: tuple[int, ...]) -> subprocess.Popen[bytes]:
+    defaults = {"PATH": os.defpath, "HOME": places[next(iter(places))], "LANG": "C.UTF-8"}
+    stdin, stdout, stderr = ends
+    return subprocess.Popen(
+        [_outside(word, places) for word in spec.argv],
+        env=defaults | {name: _outside(value, places) for name, value in spec.env.items()},
+        cwd=_outside(spec.cwd, places),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+    )
+
+
+def _outside(text: str, places: dict[str, str]) -> str:
+    """Replace the paths of the inside in `text`, be it one path or several joined by colons."""
+    parts = text.split(":")
+    for inside, outside in sorted(places.items(), key=lambda place: -len(place[0])):
+        parts = [
+            outside + p[len(inside) :] if p == inside or p.startswith(inside + "/") else p for p in parts
+        ]
+    return ":".join(parts)

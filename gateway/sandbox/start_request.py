@@ -1,0 +1,100 @@
+"""Turns a `SandboxSpec` into the launcher's `start` request, refusing what no sandbox may be asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePosixPath
+
+from gateway.core.json_types import JsonObject
+from gateway.errors import SandboxError
+
+from .contract import Mount, SandboxSpec
+
+__all__ = ["check_target", "start_request"]
+
+SCRATCH, SCRATCH_INODES, SHM = 64 * 2**20, 8192, 16 * 2**20
+"""Largest /tmp and /dev/shm of a sandbox; its `disk` and `inodes` limits can make them smaller."""
+OWN_PROCESSES = 4
+"""bwrap's own processes, beside the program's."""
+RESERVED = (
+    "/proc",
+    "/dev",
+    "/etc",
+    "/tmp",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/shm",
+)  # noqa: S108
+
+
+def start_request(
+    spec: SandboxSpec, *, bwrap: str, uid: int, gid: int, workspace: str, disk: int
+) -> JsonObject:
+    """Return the request for `spec` over a workspace shown at `workspace` that may hold `disk` bytes.
+
+    Raises `SandboxError` for mounts that cannot be made and words no program can be given.
+    """
+    for mount in spec.mounts:
+        _check_mount(spec.name, mount)
+    _check_words(spec)
+    limits, scratch = spec.limits, min(SCRATCH, spec.limits.disk)
+    mounts = sorted(spec.mounts, key=lambda mount: mount.target.count("/"))
+    return {
+        "op": "start",
+        "bwrap": bwrap,
+        "uid": uid,
+        "gid": gid,
+        "argv": list(spec.argv),
+        "env": dict(spec.env),
+        "cwd": spec.cwd,
+        "mounts": [[os.path.realpath(mount.source), mount.target] for mount in mounts],
+        "workspace": workspace,
+        "writable": spec.writable,
+        # Files in memory count as memory: what workspace and scratch may hold comes on top of the limit.
+        "memory": limits.memory + scratch + SHM + (disk if spec.writable else 0),
+        "data": limits.memory,
+        "pids": limits.pids + OWN_PROCESSES,
+        "cpu": limits.cpu,
+        "open_files": limits.open_files,
+        "disk": disk,
+        "scratch": scratch,
+        "scratch_inodes": min(SCRATCH_INODES, limits.inodes),
+        "shm": SHM,
+    }
+
+
+def check_target(target: str) -> None:
+    """Raise `SandboxError` unless `target` is a plain absolute path that the driver does not make itself."""
+    parts = PurePosixPath(target).parts
+    plain = (
+        target.startswith("/")
+        and target == str(PurePosixPath(*parts))
+        and ".." not in parts
+        and len(parts) > 1
+    )
+    if (
+        not plain
+        or "\0" in target
+        or any(target == taken or target.startswith(taken + "/") for taken in RESERVED)
+    ):
+        raise SandboxError(f"{target!r} cannot be a mount point: use an absolute path such as /opt/name")
+
+
+def _check_mount(name: str, mount: Mount) -> None:
+    check_target(mount.target)
+    if not mount.source.exists():
+        raise SandboxError(f"{name}: {mount.source} is to be mounted and does not exist")
+
+
+def _check_words(spec: SandboxSpec) -> None:
+    if not spec.argv or not spec.argv[0]:
+        raise SandboxError(f"{spec.name}: there is no program to run")
+    if any("\0" in word for word in (*spec.argv, *spec.env, *spec.env.values(), spec.cwd)):
+        raise SandboxError(f"{spec.name}: an argument or environment value holds a NUL")
+    if any(not name or "=" in name for name in spec.env):
+        raise SandboxError(f"{spec.name}: an environment variable has no usable name")

@@ -1,0 +1,160 @@
+"""The strict gate in front of every JSON-RPC endpoint over HTTP: bounded bytes in, our bytes on.
+
+What stands behind it may parse leniently: it only ever sees a body that was read under a limit,
+passed `core.strict_json` and was serialised again. Decides nothing about who asks or what is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.core import strict_json
+from gateway.core.json_types import JsonValue
+from gateway.core.strict_json import JsonLimits, StrictJsonError
+
+__all__ = ["INVALID_REQUEST", "PARSE_ERROR", "GateLimits", "StrictGate", "message_of", "rpc_error"]
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+
+_MESSAGE = "sandgate.message"
+_LINGER_FACTOR = 16
+_LINGER_SECONDS = 5.0
+"""How many times the limit is still read and dropped, and for how long: a sender gets to read its 413."""
+_REPLACED = frozenset({b"content-length", b"content-encoding", b"transfer-encoding"})
+
+
+@dataclass(frozen=True, slots=True)
+class GateLimits:
+    """Most bytes of a body, and the seconds it may take to arrive."""
+
+    max_body: int = 4_000_000
+    body_seconds: float = 30.0
+
+
+class _Unread(Exception):
+    """The body is not read to its end; `response` says why."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.response = rpc_error(status, INVALID_REQUEST, message, {"Connection": "close"})
+        super().__init__(message)
+
+
+def rpc_error(status: int, code: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """Return a JSON-RPC error that answers no request in particular (`id` null)."""
+    body = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
+    return JSONResponse(body, status, headers)
+
+
+def message_of(scope: Scope) -> JsonValue:
+    """Return the parsed body of a POST that passed the gate."""
+    return scope[_MESSAGE]
+
+
+class StrictGate:
+    """ASGI middleware: POST bodies arrive parsed strictly and re-serialised, or not at all.
+
+    415 for anything but JSON, 413 over the limit, 408 too slow, 400 for what the gate refuses.
+    """
+
+    def __init__(self, app: ASGIApp, limits: GateLimits) -> None:
+        self._app = app
+        self._limits = limits
+        self._json = JsonLimits(max_bytes=limits.max_body)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        try:
+            message = strict_json.loads(await self._read(Headers(scope=scope), receive), self._json)
+        except _Unread as refused:
+            await self._answer_and_linger(refused.response, receive, send)
+        except StrictJsonError as error:
+            await rpc_error(400, PARSE_ERROR, f"Parse error: {error}")(scope, receive, send)
+        except ClientDisconnect:
+            return  # nobody is left to answer
+        else:
+            body = strict_json.dumps(message)
+            await self._app(_passed_on(scope, message, body), _Replay(body, receive), send)
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        _check_media(headers)
+        if int(headers.get("content-length", "0")) > self._limits.max_body:
+            raise self._too_large()
+        with anyio.move_on_after(self._limits.body_seconds):
+            return await self._collect(receive)
+        raise _Unread(408, f"the body did not arrive within {self._limits.body_seconds:g} s")
+
+    async def _collect(self, receive: Receive) -> bytes:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            if len(body) > self._limits.max_body:
+                raise self._too_large()
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    def _too_large(self) -> _Unread:
+        return _Unread(413, f"the body is larger than {self._limits.max_body} bytes")
+
+    async def _answer_and_linger(self, response: Response, receive: Receive, send: Send) -> None:
+        """Answer at once, then read on for a while before closing.
+
+        A connection closed over unread bytes is reset, and the sender would never see the answer.
+        """
+        status, headers = response.status_code, response.raw_headers
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})
+        with anyio.move_on_after(_LINGER_SECONDS):
+            await self._drop(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _drop(self, receive: Receive) -> None:
+        left = self._limits.max_body * _LINGER_FACTOR
+        more = True
+        while more and left > 0:
+            message = await receive()
+            left -= len(message.get("body", b""))
+            more = message["type"] == "http.request" and message.get("more_body", False)
+
+
+def _check_media(headers: Headers) -> None:
+    media, _, parameters = headers.get("content-type", "").partition(";")
+    if media.strip().lower() != "application/json":
+        raise _Unread(415, "the Content-Type has to be application/json")
+    charset = parameters.replace(" ", "").replace('"', "").lower()
+    if charset.startswith("charset=") and charset != "charset=utf-8":
+        raise _Unread(415, "JSON is UTF-8")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise _Unread(415, "compressed bodies are not taken")
+
+
+def _passed_on(scope: Scope, message: JsonValue, body: bytes) -> Scope:
+    headers = [(name, value) for name, value in scope["headers"] if name not in _REPLACED]
+    headers.append((b"content-length", str(len(body)).encode()))
+    return {**scope, "headers": headers, _MESSAGE: message}
+
+
+class _Replay:
+    """A `receive` that gives the whole body once, then what else comes from the connection."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}

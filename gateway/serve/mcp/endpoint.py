@@ -1,0 +1,155 @@
+"""One MCP endpoint over Streamable HTTP, both eras on one path: our guards around the SDK's transport.
+
+Strict gate -> whose session -> SDK -> HTTP status of a refusal. The SDK picks the era by the
+`MCP-Protocol-Version` header; so does this module, by the same rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.errors import ClientError
+from gateway.runtime.gateway import Gateway
+from gateway.serve.gate import GateLimits, StrictGate, message_of, rpc_error
+from gateway.serve.identity import principal_of
+from gateway.serve.mcp.envelope import names_modern_era
+from gateway.serve.mcp.server import REFUSAL, build_server
+from gateway.serve.mcp.sessions import Bindings, Sessions, named
+from gateway.serve.replies import retry_headers
+
+__all__ = ["McpEndpoint"]
+
+_SESSION_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+class McpEndpoint:
+    """ASGI application: MCP for some packs of a gateway. Serves while `run` is entered."""
+
+    def __init__(self, gateway: Gateway, packs: tuple[str, ...], limits: GateLimits) -> None:
+        self._bindings = Bindings(gateway)
+        self._manager = StreamableHTTPSessionManager(
+            build_server(gateway, packs, Sessions(gateway), self._bindings),
+            json_response=True,
+            session_idle_timeout=gateway.settings.session_idle,
+            # Both are bounded here; re-serialised bytes may be a few more than came.
+            max_request_body_size=2 * limits.max_body,
+            max_sessions=None,
+        )
+        self._gated = StrictGate(self._guarded, limits)
+
+    @asynccontextmanager
+    async def run(self) -> AsyncGenerator[None]:
+        """Hold the sessions' tasks. Left, every session of this endpoint has ended."""
+        async with self._manager.run():
+            yield
+
+    def end_streams(self) -> None:
+        """End the streams on which clients only listen."""
+        self._bindings.end_streams()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await self._gated(scope, receive, send)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        try:
+            if names_modern_era(headers.get("mcp-protocol-version")):
+                await self._modern(named(scope, _session_name(headers)), receive, send)
+            else:
+                await self._legacy(scope, headers.get("mcp-session-id"), receive, send)
+        except ClientError as error:
+            response = rpc_error(error.status, error.status, str(error), retry_headers(error))
+            await response(scope, receive, send)
+
+    # -- without sessions
+
+    async def _modern(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one self-contained request; a caller that goes away cancels it."""
+        first: Message | None = await receive()
+        gone = anyio.Event()
+
+        async def body_then_silence() -> Message:
+            nonlocal first
+            if first is None:
+                await gone.wait()
+                return {"type": "http.disconnect"}
+            message, first = first, None
+            return message
+
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                # In JSON mode nobody else does.
+                while (await receive())["type"] != "http.disconnect":
+                    continue
+                gone.set()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            await self._serve(scope, body_then_silence, send)
+            tasks.cancel_scope.cancel()
+
+    # -- with sessions
+
+    async def _legacy(self, scope: Scope, session_id: str | None, receive: Receive, send: Send) -> None:
+        principal = principal_of(scope)
+        if session_id is None:
+            with self._bindings.opening(principal):
+                await self._serve(scope, receive, send)
+        elif scope["method"] == "GET":
+            await self._listen(scope, session_id, receive, send)
+        else:
+            with self._bindings.of(session_id, principal).answering(_request_id(scope)):
+                await self._serve(scope, receive, send)
+
+    async def _listen(self, scope: Scope, session_id: str, receive: Receive, send: Send) -> None:
+        """Serve a stream that ends properly when `end_streams` or the session's end says so."""
+        open_ended = False
+
+        async def note(message: Message) -> None:
+            nonlocal open_ended
+            open_ended = message["type"] == "http.response.start" or message.get("more_body", False)
+            await send(message)
+
+        with self._bindings.of(session_id, principal_of(scope)).streaming() as stream:
+            await self._serve(scope, receive, note)
+        if stream.cancelled_caught and open_ended:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    # -- both
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request to the SDK; a refusal that was raised in there gives the answer its status."""
+
+        async def with_status(message: Message) -> None:
+            refusal = scope.get(REFUSAL)
+            if message["type"] == "http.response.start" and isinstance(refusal, ClientError):
+                extra = [(k.lower().encode(), v.encode()) for k, v in retry_headers(refusal).items()]
+                message = {**message, "status": refusal.status, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        await self._manager.handle_request(scope, receive, with_status)
+
+
+def _session_name(headers: Headers) -> str | None:
+    name = headers.get("sandgate-session")
+    if name is not None and not _SESSION_NAME.fullmatch(name):
+        raise ClientError("Sandgate-Session is 1 to 128 of A-Z a-z 0-9 _ -")
+    return name
+
+
+def _request_id(scope: Scope) -> str | None:
+    """Return the id of the request in a gated POST, `None` for anything that is owed no answer."""
+    message = message_of(scope) if scope["method"] == "POST" else None
+    if not isinstance(message, dict) or "method" not in message:
+        return None
+    request_id = message.get("id")
+    return str(request_id) if isinstance(request_id, int | str) else None

@@ -1,0 +1,185 @@
+"""Which gateway session a request belongs to, in both eras, and who may use it.
+
+With sessions (legacy): the id the SDK minted names the caller's sessions, one per pack, opened at
+first use and closed with the connection. Without (modern): the `Sandgate-Session` header names one
+in the principal's own namespace. An id is never a credential: only the principal that opened it may
+use it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import anyio
+from mcp.server.connection import Connection
+from mcp.server.context import ServerRequestContext
+from starlette.types import Scope
+
+from gateway.core.calls import Principal
+from gateway.errors import ClientError, ShuttingDown, TooManySessions, UnknownSession
+from gateway.runtime.gateway import Gateway
+from gateway.runtime.sessions import Session
+from gateway.serve.identity import principal_of
+from gateway.serve.mcp.envelope import is_modern
+
+__all__ = ["Binding", "Bindings", "RequestContext", "Sessions", "connection_of", "named", "scope_of"]
+
+RequestContext: TypeAlias = ServerRequestContext[Any, Any]
+
+_NAME = "sandgate.session_name"
+_STATE = "sandgate.sessions"
+
+
+def connection_of(ctx: RequestContext) -> Connection:
+    """Return the SDK's state of the caller's connection: where things end with it."""
+    # The SDK offers `Connection.exit_stack` to middleware, but no public way to the connection.
+    return ctx.session._connection  # pyright: ignore[reportPrivateUsage]
+
+
+def scope_of(ctx: RequestContext) -> Scope | None:
+    """Return the ASGI scope of an HTTP request, `None` on stdio."""
+    return None if ctx.request is None else ctx.request.scope
+
+
+def named(scope: Scope, name: str | None) -> Scope:
+    """Return the scope with the name that the caller gave its session."""
+    return {**scope, _NAME: name}
+
+
+@dataclass(slots=True)
+class _Opened:
+    """The gateway sessions of one legacy connection, by pack."""
+
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    sessions: dict[str, Session] = field(default_factory=dict[str, Session])
+
+
+class Sessions:
+    """Finds or opens the session of a request. `principal` is who speaks on stdio."""
+
+    def __init__(self, gateway: Gateway, principal: Principal | None = None) -> None:
+        self._gateway = gateway
+        self._stdio_principal = principal
+
+    async def of(self, ctx: RequestContext, pack: str) -> Session:
+        """Return the caller's session with `pack`.
+
+        Raises `UnknownSession` where it ended, `TooManySessions`, `ShuttingDown`, `SandboxError`.
+        """
+        principal, name = self._caller(ctx)
+        if is_modern(ctx.protocol_version):
+            return await self._gateway.named_session(pack, principal, name)
+        return await self._of_connection(connection_of(ctx), pack, principal)
+
+    def _caller(self, ctx: RequestContext) -> tuple[Principal, str | None]:
+        scope = scope_of(ctx)
+        if scope is not None:
+            return principal_of(scope), scope.get(_NAME)
+        assert self._stdio_principal is not None, "a request without an HTTP scope outside stdio"
+        return self._stdio_principal, None
+
+    async def _of_connection(self, connection: Connection, pack: str, principal: Principal) -> Session:
+        opened: _Opened = connection.state.setdefault(_STATE, _Opened())
+        async with opened.lock:
+            session = opened.sessions.get(pack)
+            if session is not None:
+                # Raises if it was idle for too long: its files are gone, and the caller has to be told.
+                return self._gateway.session(pack, session.id, principal)
+            session = await self._gateway.open_session(pack, principal, session_id=connection.session_id)
+            opened.sessions[pack] = session
+            connection.exit_stack.push_async_callback(self._gateway.close_session, session)
+            return session
+
+
+@dataclass(slots=True, eq=False)
+class Binding:
+    """A minted session id: whose it is, what it is busy with."""
+
+    principal: Principal
+    in_flight: set[str] = field(default_factory=set[str])
+    streams: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
+
+    @contextmanager
+    def answering(self, request_id: str | None) -> Generator[None]:
+        """Hold a request id until it is answered; raises `ClientError` if it is in use."""
+        if request_id is None:
+            yield
+            return
+        if request_id in self.in_flight:
+            # The SDK would give one of the two the other's answer.
+            raise ClientError(f"request id {request_id[:64]!r} is already waiting for its answer")
+        self.in_flight.add(request_id)
+        try:
+            yield
+        finally:
+            self.in_flight.discard(request_id)
+
+    @contextmanager
+    def streaming(self) -> Generator[anyio.CancelScope]:
+        """Hold a stream open until it ends or `end_streams` is called."""
+        with anyio.CancelScope() as stream:
+            self.streams.add(stream)
+            try:
+                yield stream
+            finally:
+                self.streams.discard(stream)
+
+    def end_streams(self) -> None:
+        """End what only listens."""
+        for stream in self.streams:
+            stream.cancel()
+
+
+class Bindings:
+    """The minted session ids of one endpoint, each bound to the principal that opened it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._bound: dict[str, Binding] = {}
+        self._opening: Counter[str] = Counter()
+
+    @contextmanager
+    def opening(self, principal: Principal) -> Generator[None]:
+        """Hold a place while an id is minted; raises `TooManySessions` or `ShuttingDown`."""
+        settings = self._gateway.settings
+        if self._gateway.draining:
+            raise ShuttingDown
+        if len(self._bound) + self._opening.total() >= settings.max_sessions:
+            raise TooManySessions(settings.max_sessions, "this gateway")
+        own = sum(binding.principal.name == principal.name for binding in self._bound.values())
+        if own + self._opening[principal.name] >= settings.max_sessions_per_principal:
+            raise TooManySessions(settings.max_sessions_per_principal, f"principal {principal.name!r}")
+        self._opening[principal.name] += 1
+        try:
+            yield
+        finally:
+            self._opening -= Counter({principal.name: 1})
+
+    def bind(self, connection: Connection, principal: Principal) -> None:
+        """Remember whose connection this is, until it closes."""
+        session_id = connection.session_id
+        if session_id is not None and session_id not in self._bound:
+            self._bound[session_id] = Binding(principal)
+            connection.exit_stack.callback(self.end, session_id)
+
+    def end(self, session_id: str) -> None:
+        """Forget an id and end its streams; it is unknown from now on. Idempotent."""
+        if binding := self._bound.pop(session_id, None):
+            binding.end_streams()
+
+    def of(self, session_id: str, principal: Principal) -> Binding:
+        """Return the caller's own binding; raises `UnknownSession`, also where it is somebody else's."""
+        binding = self._bound.get(session_id)
+        # The whole principal counts: another token of one name may have fewer groups or roles.
+        if binding is None or binding.principal != principal:
+            raise UnknownSession(session_id)
+        return binding
+
+    def end_streams(self) -> None:
+        """End the streams of every id; the ids stay."""
+        for binding in self._bound.values():
+            binding.end_streams()

@@ -1,0 +1,105 @@
+"""JSON Schemas of actions, observations and state, as `/schema` tells them. Data only."""
+
+from __future__ import annotations
+
+from gateway.core.episode import DoneReason, ErrorType
+from gateway.core.json_types import JsonObject, JsonValue
+
+__all__ = ["schemas"]
+
+
+def schemas() -> JsonObject:
+    """Return `{action, observation, state}`."""
+    return {"action": _action(), "observation": _observation(), "state": _state()}
+
+
+def _object(
+    title: str, properties: JsonObject, required: list[JsonValue], *, closed: bool = False
+) -> JsonObject:
+    return {
+        "title": title,
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": not closed,
+    }
+
+
+def _action() -> JsonObject:
+    kinds: list[JsonValue] = ["call_tool", "list_tools", "submit"]
+    properties: JsonObject = {
+        "type": {"enum": kinds, "default": "call_tool"},
+        "tool_name": {"type": "string", "description": "The tool to call, as list_tools names it."},
+        "arguments": {"type": "object", "default": {}},
+        "answer": {"description": "What is submitted; any JSON value."},
+        "metadata": {"type": "object", "default": {}},
+    }
+    calls: JsonObject = {"properties": {"type": {"const": "call_tool"}}}
+    action = _object("CallToolAction", properties, [], closed=True)
+    return {**action, "if": calls, "then": {"required": ["tool_name"]}}
+
+
+def _observation() -> JsonObject:
+    error_types: list[JsonValue] = [kind.value for kind in ErrorType]
+    tool = _object(
+        "Tool",
+        {"name": {"type": "string"}, "description": {"type": "string"}, "input_schema": {"type": "object"}},
+        ["name", "description", "input_schema"],
+    )
+    result = _object(
+        "ToolResult",
+        {
+            "content": {"type": "array"},
+            "structured_content": True,
+            "data": True,
+            "is_error": {"type": "boolean"},
+            "meta": {"type": ["object", "null"]},
+        },
+        ["content", "structured_content", "data", "is_error", "meta"],
+    )
+    error = _object(
+        "ToolError",
+        {"error_type": {"enum": error_types}, "message": {"type": "string"}},
+        ["error_type", "message"],
+    )
+    properties: JsonObject = {
+        "prompt": {"type": ["string", "null"], "description": "After a reset: what the task asks for."},
+        "task": {"type": ["string", "null"]},
+        "tools": {"type": "array", "items": tool},
+        "tool_name": {"type": "string"},
+        "result": {"anyOf": [result, {"type": "null"}]},
+        "error": {"anyOf": [error, {"type": "null"}]},
+        "submitted": {"type": "boolean"},
+        "done": {"type": "boolean"},
+        "reward": {"type": ["number", "null"]},
+        "metadata": _metadata(),
+    }
+    return _object("Observation", properties, ["done", "reward", "metadata"])
+
+
+def _metadata() -> JsonObject:
+    reasons: list[JsonValue] = [reason.value for reason in DoneReason]
+    properties: JsonObject = {
+        "episode_id": {"type": "string"},
+        "session_id": {"type": "string"},
+        "step": {"type": "integer"},
+        "policy": {"description": "The decision on a tool call; after a reset, the policy's file."},
+        "workspace_digest": {"type": "string"},
+        "done_reason": {"enum": reasons},
+        "truncated": {"type": "boolean", "description": "Whether the infrastructure ended the episode."},
+        "truncated_reason": {"type": "string"},
+        "rubric": {"type": "array", "items": {"type": "object"}},
+    }
+    return _object("Metadata", properties, [])
+
+
+def _state() -> JsonObject:
+    properties: JsonObject = {
+        "episode_id": {"type": ["string", "null"]},
+        "step_count": {"type": "integer", "minimum": 0},
+        "task": {"type": ["string", "null"]},
+        "done": {"type": "boolean"},
+        "denials": {"type": "integer", "minimum": 0},
+        "metadata": _metadata(),
+    }
+    return _object("State", properties, ["episode_id", "step_count"])

@@ -1,0 +1,308 @@
+"""The words of the environment contract: frames and bodies in, frames out. Translates, decides nothing.
+
+Everything that arrives passes the strict JSON gate and one of these models; what does not fit is a
+`WireError` that says where and leaves the session alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway.core.episode import Action, CallTool, ListTools, StepResult, Submit
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.strict_json import JsonLimits, StrictJsonError, dumps, loads
+from gateway.errors import ClientError, LedgerError, SandgateError, TooManySessions
+from gateway.runtime.episodes import NoSuchTask, ResetRequest
+
+__all__ = [
+    "Close",
+    "ErrorCode",
+    "Frame",
+    "Mcp",
+    "Reset",
+    "State",
+    "Step",
+    "StepBody",
+    "WireError",
+    "error_frame",
+    "frame_text",
+    "mcp_frame",
+    "observation_frame",
+    "parse_action",
+    "parse_frame",
+    "parse_reset",
+    "parse_step_body",
+    "state_frame",
+]
+
+
+class ErrorCode(StrEnum):
+    """Codes of error frames. The last three are sent before the connection is closed."""
+
+    INVALID_JSON = "INVALID_JSON"
+    UNKNOWN_TYPE = "UNKNOWN_TYPE"
+    VALIDATION_ERROR = "VALIDATION_ERROR"
+    EXECUTION_ERROR = "EXECUTION_ERROR"
+    CAPACITY_REACHED = "CAPACITY_REACHED"
+    FACTORY_ERROR = "FACTORY_ERROR"
+    SESSION_ERROR = "SESSION_ERROR"
+
+
+class WireError(SandgateError):
+    """What arrived is not of the contract; the session goes on. `errors` says where, entry by entry."""
+
+    def __init__(self, code: ErrorCode, message: str, errors: list[JsonValue] | None = None) -> None:
+        self.code = code
+        self.errors = errors or []
+        super().__init__(message)
+
+
+# -- what may arrive ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Start an episode."""
+
+    wanted: ResetRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Take a step."""
+
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Tell the state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """End the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mcp:
+    """A JSON-RPC message inside a frame."""
+
+    message: JsonObject = field(default_factory=dict[str, JsonValue])
+
+
+Frame: TypeAlias = Reset | Step | State | Close | Mcp
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_Object: TypeAlias = dict[str, Any]
+_Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class _Open(BaseModel):
+    """Further fields are an environment's own affair, says the contract: ours has none and ignores them."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class _Envelope(_Closed):
+    type: str
+    data: _Object = Field(default_factory=dict)
+
+
+class _ResetData(_Open):
+    seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    episode_id: _Name | None = None
+    task: _Name | None = None
+    split: _Name | None = None
+    index: Annotated[int, Field(ge=0)] | None = None
+
+
+class _ListTools(_Closed):
+    type: Literal["list_tools"]
+    metadata: _Object = Field(default_factory=dict)
+
+
+class _CallTool(_Closed):
+    type: Literal["call_tool"] = "call_tool"
+    tool_name: _Name
+    arguments: _Object = Field(default_factory=dict)
+    metadata: _Object = Field(default_factory=dict)
+
+
+class _Submit(_Closed):
+    type: Literal["submit"]
+    answer: Any = None
+    metadata: _Object = Field(default_factory=dict)
+
+
+class _StepData(_Open):
+    action: _Object
+    timeout_s: Annotated[float, Field(gt=0, strict=False)] | None = None
+    request_id: Annotated[str, Field(max_length=255)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepBody:
+    """The body of an HTTP step; `seconds` is how long the call may take."""
+
+    action: Action
+    seconds: float | None
+
+
+def parse_frame(text: str, limits: JsonLimits) -> Frame:
+    """Return what one text frame asks for; raises `WireError`."""
+    try:
+        value = loads(text, limits)
+    except StrictJsonError as error:
+        raise WireError(ErrorCode.INVALID_JSON, f"Invalid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise WireError(ErrorCode.VALIDATION_ERROR, f"a frame is a JSON object, not {_kind(value)}")
+    kind = value.get("type", "")
+    if not isinstance(kind, str) or kind not in _FRAMES:
+        known = ", ".join(_FRAMES)
+        raise WireError(
+            ErrorCode.UNKNOWN_TYPE, f"Unknown message type: {str(kind)[:64]!r}; there are: {known}"
+        )
+    return _frame(kind, value)
+
+
+_FRAMES = ("reset", "step", "state", "close", "mcp")
+
+
+def _frame(kind: str, value: JsonObject) -> Frame:
+    if kind in ("state", "close") and value.keys() != {"type"}:
+        raise WireError(ErrorCode.VALIDATION_ERROR, f"a {kind!r} frame has no field but 'type'")
+    if kind in ("step", "mcp") and "data" not in value:
+        raise WireError(ErrorCode.VALIDATION_ERROR, f"a {kind!r} frame has 'data'")
+    data = _validated(_Envelope, value).data
+    match kind:
+        case "reset":
+            return Reset(parse_reset(data))
+        case "step":
+            return Step(parse_action(data))
+        case "mcp":
+            return Mcp(data)
+        case _:
+            return State() if kind == "state" else Close()
+
+
+def parse_reset(data: JsonObject) -> ResetRequest:
+    """Return what a reset asks for; raises `WireError`."""
+    if data.get("snapshot") is not None:
+        raise WireError(
+            ErrorCode.VALIDATION_ERROR, "resetting to a snapshot is not supported in this version"
+        )
+    return ResetRequest(**_validated(_ResetData, data).model_dump())
+
+
+def parse_action(data: JsonObject) -> Action:
+    """Return an action; without a `type` it is a tool call, the contract's default. Raises `WireError`."""
+    match data.get("type", "call_tool"):
+        case "list_tools":
+            _validated(_ListTools, data)
+            return ListTools()
+        case "call_tool":
+            call = _validated(_CallTool, data)
+            return CallTool(call.tool_name, call.arguments)
+        case "submit":
+            return Submit(_validated(_Submit, data).answer)
+        case other:
+            known = "list_tools, call_tool, submit"
+            message = f"no action of type {str(other)[:64]!r} in this version; there are: {known}"
+            raise WireError(ErrorCode.VALIDATION_ERROR, message)
+
+
+def parse_step_body(body: JsonObject) -> StepBody:
+    """Return the body of an HTTP step; raises `WireError`."""
+    step = _validated(_StepData, body)
+    return StepBody(parse_action(step.action), step.timeout_s)
+
+
+def _validated(model: type[_Model], value: JsonObject) -> _Model:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        entries: list[JsonValue] = [
+            {"loc": list(fault["loc"]), "msg": fault["msg"], "type": fault["type"]} for fault in faults[:20]
+        ]
+        where = ".".join(str(step) for step in faults[0]["loc"])
+        message = f"Invalid message: {where}: {faults[0]['msg']}"[:500]
+        raise WireError(ErrorCode.VALIDATION_ERROR, message, entries) from None
+
+
+def _kind(value: JsonValue) -> str:
+    match value:
+        case list():
+            return "an array"
+        case str():
+            return "a string"
+        case None:
+            return "null"
+        case _:
+            return "a boolean" if isinstance(value, bool) else "a number"
+
+
+# -- what is answered -----------------------------------------------------------------------------
+
+
+def observation_frame(result: StepResult) -> JsonObject:
+    """Return the answer to a reset or a step."""
+    return {"type": "observation", "data": result.wire()}
+
+
+def state_frame(state: JsonObject) -> JsonObject:
+    """Return the answer to a state."""
+    return {"type": "state", "data": state}
+
+
+def mcp_frame(message: JsonObject) -> JsonObject:
+    """Return the answer to JSON-RPC inside a frame: this version has it at the pack's `/mcp` only."""
+    error: JsonObject = {
+        "code": -32601,
+        "message": "JSON-RPC in frames is not supported in this version: use /mcp",
+    }
+    request_id = message.get("id")
+    told = request_id if isinstance(request_id, str | int) and not isinstance(request_id, bool) else None
+    return {"type": "mcp", "data": {"jsonrpc": "2.0", "id": told, "error": error}}
+
+
+def error_frame(error: SandgateError) -> tuple[JsonObject, bool]:
+    """Return the frame that tells an error, and whether the connection ends with it."""
+    code = _code_of(error)
+    data: JsonObject = {"message": str(error), "code": code.value}
+    if isinstance(error, WireError) and error.errors:
+        data["errors"] = error.errors
+    if isinstance(error, TooManySessions):
+        data["retry_after"] = error.retry_after
+    return {"type": "error", "data": data}, code in _FATAL
+
+
+_FATAL = {ErrorCode.CAPACITY_REACHED, ErrorCode.FACTORY_ERROR, ErrorCode.SESSION_ERROR}
+
+
+def _code_of(error: SandgateError) -> ErrorCode:
+    match error:
+        case WireError():
+            return error.code
+        case NoSuchTask():
+            return ErrorCode.VALIDATION_ERROR
+        case TooManySessions():
+            return ErrorCode.CAPACITY_REACHED
+        case ClientError() | LedgerError():
+            return ErrorCode.EXECUTION_ERROR
+        case _:  # no sandbox, no workspace: there is nothing to go on with
+            return ErrorCode.FACTORY_ERROR
+
+
+def frame_text(frame: JsonObject) -> str:
+    """Return a frame as text."""
+    return dumps(frame).decode()

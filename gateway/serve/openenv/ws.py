@@ -1,0 +1,136 @@
+"""`/ws`: one connection, one episode session, one answer per frame. Translates, decides nothing.
+
+Whatever a client sends, it is told what was wrong with it: a frame that cannot be understood leaves
+the session as it was, and where the session cannot go on, the reason is sent before the close.
+"""
+
+from __future__ import annotations
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from gateway.core.json_types import JsonObject
+from gateway.core.strict_json import JsonLimits
+from gateway.errors import ClientError, SandgateError, TooManySessions
+from gateway.runtime.episodes import Episodes, EpisodeSession
+from gateway.serve.identity import principal_of
+from gateway.serve.openenv.wire import (
+    Close,
+    ErrorCode,
+    Frame,
+    Mcp,
+    Reset,
+    Step,
+    WireError,
+    error_frame,
+    frame_text,
+    mcp_frame,
+    observation_frame,
+    parse_frame,
+    state_frame,
+)
+
+__all__ = ["EnvSocket"]
+
+_TRY_AGAIN_LATER = 1013
+_INTERNAL_ERROR = 1011
+_POLICY_VIOLATION = 1008
+_MAX_REASON = 120
+"""Bytes of a close reason that surely fit its frame."""
+
+
+class _Over(Exception):
+    """The conversation ends: `frame` was sent, the connection closes with `code`."""
+
+    def __init__(self, error: SandgateError, frame: JsonObject, code: int) -> None:
+        self.frame, self.code = frame, code
+        super().__init__(str(error))
+
+
+class EnvSocket:
+    """The WebSocket endpoint of one pack."""
+
+    def __init__(self, episodes: Episodes, pack: str, limits: JsonLimits) -> None:
+        self._episodes = episodes
+        self._pack = pack
+        self._limits = limits
+
+    async def serve(self, socket: WebSocket) -> None:
+        """Talk until either side ends it. `?session_id=` attaches to an open session of this principal."""
+        await socket.accept()
+        try:
+            await self._hold(socket)
+        except WebSocketDisconnect:
+            return
+        except _Over as over:
+            await _say(socket, over.frame)
+            await socket.close(over.code, _reason(str(over)))
+        except Exception:
+            data: JsonObject = {"message": "internal error", "code": ErrorCode.SESSION_ERROR.value}
+            await _say(socket, {"type": "error", "data": data})
+            raise  # the server logs it and closes
+
+    async def _hold(self, socket: WebSocket) -> None:
+        wanted = socket.query_params.get("session_id")
+        try:
+            async with self._episodes.held(self._pack, principal_of(socket.scope), wanted) as session:
+                await self._converse(socket, session)
+        except (
+            ClientError
+        ) as error:  # of the holding only: what happens in the conversation is answered there
+            raise _refused(error) from None
+        await socket.close()
+
+    async def _converse(self, socket: WebSocket, session: EpisodeSession) -> None:
+        while True:
+            try:
+                frame = parse_frame(await _next_text(socket), self._limits)
+                if isinstance(frame, Close):
+                    return
+                answer = await _answer(session, frame)
+            except SandgateError as error:
+                answer, fatal = error_frame(error)
+                if fatal:
+                    raise _Over(error, answer, _close_code(error)) from None
+            await _say(socket, answer)
+
+
+async def _answer(session: EpisodeSession, frame: Frame) -> JsonObject:
+    match frame:
+        case Reset(wanted):
+            return observation_frame(await session.reset(wanted))
+        case Step(action):
+            return observation_frame(await session.step(action))
+        case Mcp(message):
+            return mcp_frame(message)
+        case _:
+            return state_frame(await session.state())
+
+
+async def _next_text(socket: WebSocket) -> str:
+    message = await socket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message.get("code", 1005))
+    text = message.get("text")
+    if not isinstance(text, str):
+        raise WireError(ErrorCode.INVALID_JSON, "frames are JSON text; this one is binary")
+    return text
+
+
+async def _say(socket: WebSocket, frame: JsonObject) -> None:
+    await socket.send_text(frame_text(frame))
+
+
+def _refused(error: ClientError) -> _Over:
+    """Return how a connection that gets no session is told."""
+    if isinstance(error, TooManySessions):
+        return _Over(error, error_frame(error)[0], _TRY_AGAIN_LATER)
+    data: JsonObject = {"message": str(error), "code": ErrorCode.SESSION_ERROR.value}
+    return _Over(error, {"type": "error", "data": data}, _POLICY_VIOLATION)
+
+
+def _close_code(error: SandgateError) -> int:
+    return _TRY_AGAIN_LATER if isinstance(error, TooManySessions) else _INTERNAL_ERROR
+
+
+def _reason(message: str) -> str:
+    return message.encode()[:_MAX_REASON].decode("utf-8", "ignore")

@@ -1,0 +1,133 @@
+"""Runs the app on a socket: ready when calls would be answered, ordered and bounded when it ends.
+
+A signal turns new calls away (503), waits for those in flight, ends open streams, closes. A second
+signal stops the waiting.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import anyio
+import uvicorn
+from anyio.abc import TaskStatus
+
+from gateway.errors import UsageError
+from gateway.runtime.gateway import Gateway
+from gateway.serve.app import GatewayApp
+from gateway.serve.http_protocol import BoundedHttpProtocol
+from gateway.serve.signals import ending_signals, until_signal
+
+__all__ = ["bind", "serve_http"]
+
+_KEEP_ALIVE = 75
+_CLOSING_SECONDS = 3
+"""How long connections may take to close once nothing is answered any more."""
+
+
+async def bind(host: str, port: int) -> socket.socket:
+    """Return a bound socket; `port` 0 takes a free one. Raises `UsageError` that names the next step."""
+    try:
+        found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise UsageError(f"host {host!r} is not known here: use --host 127.0.0.1 or an own address") from None
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # Listening here already, so that a second gateway fails now and not half-started.
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise UsageError(_binding_problem(host, port, error)) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _binding_problem(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: choose another with --port, or --port 0 for a free one"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs more privileges: choose one above 1023 with --port"
+    return f"cannot listen on {host} port {port}: {error.strerror}"
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve_http(
+    app: GatewayApp,
+    gateway: Gateway,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    on_ready: Callable[[str], None],
+    listener: socket.socket | None = None,
+    max_frame: int = 4_000_000,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return; cancelled, close at once.
+
+    `on_ready` gets the URL once requests are answered. `listener` is a socket of `bind` (else one
+    is bound here, with `UsageError` as there); it is closed at the end. `max_frame` bounds a
+    WebSocket message, in bytes.
+    """
+    listener = listener or await bind(host, port)
+    url = _url(listener)
+    server = _Server(_config(app, max_frame))
+    with listener:
+        async with app.router.lifespan_context(app), anyio.create_task_group() as tasks:
+            await tasks.start(_run, server, listener)
+            try:
+                with ending_signals() as signals:
+                    on_ready(url)
+                    await anext(signals)
+                    await until_signal(signals, gateway.drain)
+            finally:
+                app.end_streams()
+                server.should_exit = True
+
+
+async def _run(server: _Server, listener: socket.socket, *, task_status: TaskStatus[None]) -> None:
+    # Shielded: uvicorn closes its sockets only on its own way out, which `should_exit` opens.
+    with anyio.CancelScope(shield=True):
+        server.on_started = task_status.started
+        await server.serve([listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers (it would end the process by the signal), telling when it is up."""
+
+    on_started: Callable[[], None]
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Leave signals to `serve_http`."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening and say so."""
+        await super().startup(sockets)
+        self.on_started()
+
+
+def _config(app: GatewayApp, max_frame: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=BoundedHttpProtocol,
+        ws="websockets-sansio",
+        ws_max_size=max_frame,
+        ws_per_message_deflate=False,  # a small compressed frame may unfold into a huge one
+        lifespan="off",  # entered by serve_http, so that a failure is an exception
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # nobody's word on where a request came from is taken
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=_CLOSING_SECONDS,
+    )

@@ -1,0 +1,46 @@
+"""Starts a Python tool server inside its sandbox. Runs there only; the gateway never imports it.
+
+    run_server.py SITE entry NAME MODULE:ATTRIBUTE [ARGUMENT...]
+    run_server.py SITE script PATH [ARGUMENT...]
+    run_server.py SITE module NAME [ARGUMENT...]
+
+The interpreter is started with `-P -s -S`: neither the workspace nor the host's site-packages are
+on the path. SITE (`-` for none) comes after the standard library, as installed packages do.
+"""
+
+import importlib
+import os
+import runpy
+import site
+import sys
+
+
+def main(argv):
+    folder, how, name, *rest = argv
+    if folder != "-":
+        site.addsitedir(folder)
+        # Interpreters that the server starts itself find its packages, and nothing in the workspace.
+        os.environ["PYTHONPATH"] = folder
+    os.environ["PYTHONSAFEPATH"] = os.environ["PYTHONNOUSERSITE"] = "1"
+    if how == "entry":
+        return call(name, *rest)
+    sys.argv = [name, *rest]
+    if how == "script":
+        sys.path.insert(0, os.path.dirname(name))
+        runpy.run_path(name, run_name="__main__")
+    else:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    return 0
+
+
+def call(name, target, *rest):
+    sys.argv = [name, *rest]
+    module, _, attribute = target.partition(":")
+    function = importlib.import_module(module)
+    for part in attribute.split("."):
+        function = getattr(function, part)
+    return function()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
