@@ -9,7 +9,7 @@ from gateway.errors import UsageError
 
 __all__ = ["DataFolder", "data_folder"]
 
-DataFolder = Literal["toolpacks", "policies", "sandboxes"]
+DataFolder = Literal["toolpacks", "policies", "sandboxes", "examples"]
 
 
 def data_folder(name: DataFolder) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +13,9 @@ from gateway.cli.output import Format, printable, show
 
 if TYPE_CHECKING:
     from gateway.core.json_types import JsonObject
+    from gateway.runtime.audit import AuditReport
 
-__all__ = ["app", "record_line"]
+__all__ = ["app", "record_line", "summary"]
 
 app = typer.Typer(help="The audit log: verify, query.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,15 +30,11 @@ def verify(folder: FolderArgument, form: FormatOption = Format.TEXT) -> None:
     from gateway.runtime import audit
 
     report = audit.verify(folder)
-    document = {
-        "ok": report.ok,
-        "records": report.records,
-        "files": report.files,
+    document = asdict(report) | {
         "problems": [str(problem) for problem in report.problems],
+        "notes": [str(note) for note in report.notes],
     }
-    verdict = "the chain holds" if report.ok else "the chain is broken"
-    summary = f"{verdict}: {report.records} records in {report.files} files"
-    show(form, document, "\n".join([summary, *document["problems"]]))
+    show(form, document, "\n".join([summary(report), *document["problems"], *document["notes"]]))
     if not report.ok:
         raise typer.Exit(1)
 
@@ -60,6 +58,13 @@ def query(
         return
     for record in records:
         print(printable(record_line(record)))
+
+
+def summary(report: AuditReport) -> str:
+    """Return a verification's result as a line for people."""
+    verdict = "the chain holds" if report.ok else "the chain is BROKEN"
+    calls = f"{report.decisions} decisions, {report.outcomes} outcomes, {report.open_calls} calls open"
+    return f"{verdict}: {report.records} records in {report.files} files ({calls})"
 
 
 def record_line(record: JsonObject) -> str:

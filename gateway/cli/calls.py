@@ -74,7 +74,8 @@ def call(
     plan = make_plan([pack], flags, config_file=config, not_isolated=not_isolated)
     outcome = anyio.run(_call, plan, tool, arguments)
     shown = _describe(outcome)
-    show(form, shown, f"{shown['text']}\n{outcome.decision.sentence()}".lstrip("\n"))
+    said = "" if shown["outcome"] == "denied" else f"{shown['text']}\n"
+    show(form, shown, said + outcome.decision.sentence())
     if shown["outcome"] != "answered" or shown["result"].get("isError") is True:
         raise typer.Exit(1)
 
@@ -126,9 +127,10 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "answered" if isinstance(outcome, Answered) else "failed" if isinstance(outcome, Failed) else "denied"
     )
     shown: dict[str, Any] = {"outcome": kind, "decision": outcome.decision.wire(), "result": result}
+    shown["text"] = _text(result)
     if isinstance(outcome, Failed):
         shown |= {"failure": outcome.kind.value, "message": outcome.message}
-    return shown | {"text": "" if kind == "denied" else _text(result)}
+    return shown
 
 
 def _text(result: JsonObject) -> str:

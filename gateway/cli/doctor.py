@@ -11,7 +11,7 @@ from gateway.cli.options import ConfigOption, FormatOption, NotIsolatedOption, S
 from gateway.cli.output import Format, show
 
 if TYPE_CHECKING:
-    from gateway.sandbox.contract import SandboxDriver
+    from gateway.config import Config
     from gateway.sandbox.probe import ProbeResult
 
 __all__ = ["doctor"]
@@ -26,22 +26,28 @@ def doctor(
     """Run the probe suite inside a sandbox of this machine. Exits with 1 if anything did not hold."""
     import anyio
 
-    from gateway.cli.wiring import driver_of
+    from gateway.cli.wiring import check_driver
     from gateway.config import load_config
 
-    driver = driver_of(load_config({"sandbox": sandbox}, file=config), not_isolated=not_isolated)
-    results = anyio.run(_probe, driver)
+    settings = load_config({"sandbox": sandbox}, file=config)
+    check_driver(settings, not_isolated=not_isolated)
+    results = anyio.run(_probe, settings)
     failed = [result for result in results if not result.held]
-    document = {"driver": driver.name, "held": not failed, "probes": [asdict(result) for result in results]}
-    show(form, document, _text(driver.name, results))
+    document = {
+        "driver": settings.sandbox,
+        "held": not failed,
+        "probes": [asdict(result) for result in results],
+    }
+    show(form, document, _text(settings.sandbox, results))
     if failed:
         raise typer.Exit(1)
 
 
-async def _probe(closed_driver: SandboxDriver) -> list[ProbeResult]:
+async def _probe(config: Config) -> list[ProbeResult]:
+    from gateway.sandbox.drivers import make_driver
     from gateway.sandbox.probe import run_probes
 
-    async with closed_driver as driver:
+    async with make_driver(config.sandbox, cache_dir=config.cache) as driver:
         return await run_probes(driver)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gateway.cli.files import read_text
 from gateway.cli.options import (
     ConfigOption,
     NotIsolatedOption,
@@ -19,7 +20,6 @@ from gateway.cli.options import (
     SandboxOption,
     StateOption,
 )
-from gateway.cli.files import read_text
 from gateway.cli.output import say
 from gateway.errors import UsageError
 

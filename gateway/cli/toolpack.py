@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from gateway.core.lock import Lock, ToolChanges
     from gateway.core.manifest import ServerSpec
     from gateway.runtime.packs import Pack
-    from gateway.sandbox.contract import SandboxDriver
 
 __all__ = ["app"]
 
@@ -32,7 +31,7 @@ def show_pack(pack: PackArgument, form: FormatOption = Format.TEXT) -> None:
 
 @app.command()
 def validate(pack: PackArgument, form: FormatOption = Format.TEXT) -> None:
-    """Check manifest, tasks, lock and policy; starts nothing. Exits with 2 and `file:line:col` if one is wrong."""
+    """Check manifest, tasks, lock and policy; starts nothing. Faults are `file:line:col`, exit code 2."""
     from gateway.cli.policies import policies_of
     from gateway.runtime.packs import load_pack
 
@@ -58,14 +57,14 @@ def lock(
     """Install each server anew, start it once in a sandbox and write tools.lock.json; says what changed."""
     import anyio
 
-    from gateway.cli.wiring import driver_of
+    from gateway.cli.wiring import check_driver
     from gateway.config import load_config
     from gateway.runtime.packs import load_pack
 
     loaded = load_pack(pack, to_serve=False)
     settings = load_config({"sandbox": sandbox}, file=config)
-    driver = driver_of(settings, not_isolated=not_isolated)
-    changes = anyio.run(_lock, loaded, settings, driver)
+    check_driver(settings, not_isolated=not_isolated)
+    changes = anyio.run(_lock, loaded, settings)
     document = {server: change.model_dump() for server, change in changes.items()}
     show(
         form,
@@ -74,15 +73,16 @@ def lock(
     )
 
 
-async def _lock(pack: Pack, config: Config, closed_driver: SandboxDriver) -> dict[str, ToolChanges]:
+async def _lock(pack: Pack, config: Config) -> dict[str, ToolChanges]:
     from gateway.cli.wiring import installer_of, secrets_of
     from gateway.core.lock import compare
     from gateway.runtime.packs import prepare_seed, write_lock
     from gateway.runtime.served_pack import ServingSettings, list_servers, plan_servers
+    from gateway.sandbox.drivers import make_driver
 
     installer = installer_of(config, say, relock=True)
     settings = ServingSettings(secrets=secrets_of(config, [pack]))
-    async with closed_driver as driver:
+    async with make_driver(config.sandbox, cache_dir=config.cache) as driver:
         plans, packages = await plan_servers(pack, installer=installer, settings=settings)
         seed = await prepare_seed(pack, pack.manifest.workspace.seed, installer.cache_dir)
         listings = await list_servers(pack, plans, driver=driver, seed=seed)

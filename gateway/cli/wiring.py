@@ -21,10 +21,9 @@ from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
 from gateway.runtime.ledger import open_ledger
 from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack, load_pack
-from gateway.sandbox.contract import SandboxDriver
-from gateway.sandbox.drivers import make_driver
+from gateway.sandbox.drivers import DRIVERS, make_driver
 
-__all__ = ["Plan", "driver_of", "installer_of", "make_plan", "open_plan", "secrets_of"]
+__all__ = ["Plan", "check_driver", "installer_of", "make_plan", "open_plan", "secrets_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,6 @@ class Plan:
     """What a command line amounts to, checked: settings, and packs with the policies that judge them."""
 
     config: Config
-    driver: SandboxDriver
     packs: tuple[tuple[Pack, CompiledPolicy], ...]
     locked: bool = False
 
@@ -52,17 +50,23 @@ def make_plan(
 ) -> Plan:
     """Read settings, packs and policies; raises `ConfigError` or `UsageError` and starts nothing."""
     config = load_config(flags, file=config_file)
-    driver = driver_of(config, not_isolated=not_isolated)
+    check_driver(config, not_isolated=not_isolated)
     loaded = [load_pack(name) for name in packs]
     names = [pack.name for pack in loaded]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"pack {', '.join(sorted(twice))} is given twice: name each once")
-    return Plan(config, driver, policies_of(loaded, config.policy), locked)
+    return Plan(config, policies_of(loaded, config.policy), locked)
 
 
-def driver_of(config: Config, *, not_isolated: bool) -> SandboxDriver:
-    """Return the sandbox driver that is set, not yet open; raises `UsageError`."""
-    return make_driver(config.sandbox, cache_dir=config.cache, not_isolated=not_isolated)
+def check_driver(config: Config, *, not_isolated: bool) -> None:
+    """Refuse a driver that does not exist, and one that isolates nothing unless that is known."""
+    if config.sandbox not in DRIVERS:
+        raise UsageError(f"--sandbox {config.sandbox}: no such driver; there are: {', '.join(DRIVERS)}")
+    if config.sandbox == "process" and not not_isolated:
+        raise UsageError(
+            "--sandbox process isolates nothing: tool servers can read and change what you can. Use it for "
+            "debugging only, with --i-know-this-is-not-isolated"
+        )
 
 
 def installer_of(config: Config, say: Callable[[str], None], *, relock: bool = False) -> Installer:
@@ -80,7 +84,7 @@ async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncIterator[Gat
     settings = _settings(plan)
     async with (
         open_ledger(config.state, clock) as ledger,
-        plan.driver as driver,
+        make_driver(config.sandbox, cache_dir=config.cache) as driver,
         open_gateway(
             plan.packs,
             driver=driver,
@@ -111,6 +115,6 @@ def _settings(plan: Plan) -> GatewaySettings:
 
 
 def secrets_of(config: Config, packs: Iterable[Pack]) -> dict[str, str]:
-    """Return the value of every secret that a server of `packs` names; raises `UsageError` for a missing one."""
+    """Return the value of each secret that the packs' servers name; raises `UsageError` for a missing one."""
     servers = (server for pack in packs for server in pack.manifest.servers.values())
     return {name: read_secret(config, name) for server in servers for name in server.secrets}

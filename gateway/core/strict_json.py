@@ -154,7 +154,9 @@ def _may_have_more_keys(text: str, limit: int) -> bool:
 
 def _has_more_openers(text: str, limit: int) -> bool:
     """Whether more than `limit` brackets open, also in strings. `split` stops there; `count` would not."""
-    return len(text) > 2 * limit and (len(text.split("[", limit + 1)) + len(text.split("{", limit + 1)) - 2 > limit)
+    return len(text) > 2 * limit and (
+        len(text.split("[", limit + 1)) + len(text.split("{", limit + 1)) - 2 > limit
+    )
 
 
 def _has_long_run(text: str, limit: int) -> bool:

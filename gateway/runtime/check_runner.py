@@ -22,7 +22,7 @@ from typing import Any, cast
 
 MAX_FILE = 64 * 2**20
 """Most bytes of one file that are read; a larger file fails its check."""
-MAX_SQL_INSTRUCTIONS = 500_000_000
+MAX_SQL_INSTRUCTIONS = 100_000_000
 """Most SQLite instructions one query may take."""
 MAX_ROWS = 10_000
 
@@ -51,13 +51,16 @@ def _read_bytes(root: Path, relative: str) -> bytes:
         descriptor = os.open(_inside(root, relative), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _Fails(os.strerror(error.errno or 0)) from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _Fails("not a regular file")
         if status.st_size > MAX_FILE:
             raise _Fails(f"larger than {MAX_FILE} bytes")
-        return file.read(MAX_FILE)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_FILE)
+    finally:
+        os.close(descriptor)
 
 
 def _read_text(root: Path, relative: str) -> str:

@@ -45,8 +45,9 @@ FILE_CHECKS_TIMEOUT = 60.0
 _RUNNER = Path(__file__).with_name("check_runner.py")
 _RUNNER_AT = "/opt/checks/runner.py"
 _PACK_AT = "/opt/checks/pack"
+_LAUNCH = ("/bin/sh", "-c", 'exec "$0" "$@"')
 _CANNOT_START = (126, 127)
-"""Exit codes by which a launcher says that there is no such program."""
+"""Exit codes by which the shell, whatever the driver, says that there is no such program."""
 _GIT_ENV = {
     # The workspace belongs to the session's user, not to the check's, and cannot be written.
     "GIT_CONFIG_COUNT": "1",
@@ -126,7 +127,7 @@ class Checks:
 
     def _command_spec(self, check: Command, workspace: Workspace) -> SandboxSpec:
         if check.argv[0] != "python":
-            return self._spec(check.argv, _GIT_ENV, (), workspace)
+            return self._spec((*_LAUNCH, *check.argv), _GIT_ENV, (), workspace)
         python = python_runtime()
         return self._spec(
             (python.argv0, *check.argv[1:]), {**python.env, **_GIT_ENV}, python.mounts, workspace

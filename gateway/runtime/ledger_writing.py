@@ -124,9 +124,8 @@ class LedgerFiles:
         return list(left_open.values())
 
     def _cut(self, line: Line, broken: BrokenRecord, last: Path, checkpoint: Checkpoint) -> None:
-        """Cut the log from a broken line on, if nothing acknowledged stands there."""
-        acknowledged = checkpoint.size if checkpoint.file == last.name else 0
-        if line.file != last or line.offset < acknowledged:
+        """Cut the log from a broken line on, if all that was acknowledged stands before it."""
+        if line.file != last or self._chain.seq <= checkpoint.seq:
             raise _broken(f"{line.file}:{line.number}: {broken}", self.audit)
         os.truncate(last, line.offset)
 

@@ -1,1 +1,1 @@
-"""Isolation of tool servers. `contract` says what a driver offers; nothing here knows of policies or fronts."""
+"""Isolation of tool servers. `contract` says what a driver offers; nothing here knows of policies."""

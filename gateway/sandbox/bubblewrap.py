@@ -35,7 +35,7 @@ INSTALL = "bubblewrap is not installed: run `apt-get install bubblewrap`"
 
 @dataclass(frozen=True, slots=True)
 class _Machine:
-    """What the launcher found out: is it root, the first of `uids` user ids, which limits control groups hold."""
+    """What the launcher found out: if it is root, its first of `uids` user ids, what control groups limit."""
 
     root: bool
     uid: int
@@ -134,7 +134,7 @@ class BubblewrapDriver:
     async def _seed(self, source: Path) -> tuple[int, int, int]:
         async with self._seeding:
             if source not in self._seeds:
-                reply = await self._launcher.ask({"op": "seed", "source": str(source.resolve())})
+                reply = await self._launcher.ask({"op": "seed", "source": os.path.realpath(source)})
                 self._seeds[source] = (*cast(tuple[int, int], reply.fds), cast(int, reply.body["entries"]))
             return self._seeds[source]
 

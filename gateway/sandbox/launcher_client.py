@@ -27,6 +27,11 @@ MAX_FDS = 4
 START_SECONDS, END_SECONDS = 10.0, 4.0
 BOOT = "import sys; sys.path.append(sys.argv[1]); from launcher.main import main; main()"
 
+ADVICE = (
+    "run as root or allow user namespaces: "
+    "`sysctl -w kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0`"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -67,11 +72,7 @@ class Launcher:
             await hello.done.wait()
         if hello.reply is None or "error" in hello.reply.body:
             why = hello.reply.body["error"] if hello.reply else "it did not answer"
-            raise UsageError(
-                f"the sandbox launcher could not start: {why}; allow user namespaces "
-                "(`sysctl -w kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0`) "
-                "or run as root"
-            )
+            raise UsageError(f"the sandbox launcher could not start: {why}; {ADVICE}")
         return hello.reply.body
 
     def _spawn(self, program: bytes, stage: Path) -> subprocess.Popen[bytes]:

@@ -16,20 +16,8 @@ SCRATCH, SCRATCH_INODES, SHM = 64 * 2**20, 8192, 16 * 2**20
 """Largest /tmp and /dev/shm of a sandbox; its `disk` and `inodes` limits can make them smaller."""
 OWN_PROCESSES = 4
 """bwrap's own processes, beside the program's."""
-RESERVED = (
-    "/proc",
-    "/dev",
-    "/etc",
-    "/tmp",
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/shm",
-)  # noqa: S108
+RUNTIME = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+RESERVED = (*RUNTIME, "/proc", "/dev", "/etc", "/shm", "/tmp")  # noqa: S108 - inside, not here
 
 
 def start_request(

@@ -14,7 +14,7 @@ CHUNK = 1 << 20
 
 
 def read_file(folder: int, relative: str, max_bytes: int) -> bytes:
-    """Return a regular file's bytes, below the open `folder`, following no link; errors as `Workspace.read`."""
+    """Return the bytes of a file below the open `folder`, following no link; errors as `Workspace.read`."""
     parts = PurePosixPath(relative).parts
     if not parts or relative.startswith("/") or ".." in parts or "\0" in relative:
         raise PermissionError(f"{relative!r} is not a path inside the workspace")
@@ -91,6 +91,8 @@ def _below(name: str, folder: int, prefix: str) -> Iterator[bytes]:
     inner = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
     try:
         yield from _lines(inner, prefix)
+    except PermissionError:  # as in _content
+        return
     finally:
         os.close(inner)
 
@@ -100,6 +102,9 @@ def _content(name: str, folder: int, mode: int) -> bytes:
         return os.fsencode(os.readlink(name, dir_fd=folder))
     if not stat.S_ISREG(mode):
         return b""
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except PermissionError:  # the agent took the right away and we are not root; the mode counts
+        return b""
     with open(fd, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()

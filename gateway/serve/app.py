@@ -67,7 +67,7 @@ def build_app(
         routes=[
             *operation_routes(gateway.readiness),
             *(Route(path, _agents_only(endpoint)) for path, endpoint in mcp.items()),
-            *([] if episodes is None else [_training(episodes)]),
+            *([] if episodes is None else [_training(episodes, limits)]),
         ],
         middleware=[
             Middleware(HttpBorder, security=security),
@@ -83,11 +83,11 @@ def _agents_only(endpoint: McpEndpoint) -> ASGIApp:
     return RequireRole(endpoint, Role.AGENT)
 
 
-def _training(episodes: Episodes) -> BaseRoute:
+def _training(episodes: Episodes, limits: GateLimits) -> BaseRoute:
     packs = tuple(episodes.gateway.packs)
     routes: list[BaseRoute] = []
     for pack in packs:
-        routes += env_routes(episodes, pack=pack, prefix=f"/packs/{pack}")
+        routes += env_routes(episodes, pack=pack, prefix=f"/packs/{pack}", limits=limits)
     if len(packs) == 1:
-        routes += env_routes(episodes, pack=packs[0], prefix="")
+        routes += env_routes(episodes, pack=packs[0], prefix="", limits=limits)
     return Mount("", routes=routes, middleware=[Middleware(RequireRole, role=Role.ORCHESTRATOR)])

@@ -12,7 +12,9 @@ Glossary:
 """
 
 from gateway.core.policy.cases import TestResult
+from gateway.core.policy.check import check, policy_json_schema, report
 from gateway.core.policy.compile import DENY_ALL, CompiledPolicy, compile_policy
+from gateway.core.policy.explain import Explanation, explain
 from gateway.core.policy.reading import CaseSet, Policy, cases_file_name, load_cases, load_policy
 from gateway.core.policy.request import Judgement, PackFacts, Request
 
@@ -20,13 +22,18 @@ __all__ = [
     "DENY_ALL",
     "CaseSet",
     "CompiledPolicy",
+    "Explanation",
     "Judgement",
     "PackFacts",
     "Policy",
     "Request",
     "TestResult",
     "cases_file_name",
+    "check",
     "compile_policy",
+    "explain",
     "load_cases",
     "load_policy",
+    "policy_json_schema",
+    "report",
 ]

@@ -23,7 +23,7 @@ from gateway.core.policy.rules import BoundRule, ToolView, bind_conditions, comp
 from gateway.core.policy.wildcards import compile_wildcard
 from gateway.errors import ConfigError
 
-__all__ = ["DENY_ALL", "CompiledPolicy", "compile_policy"]
+__all__ = ["DENY_ALL", "CompiledPolicy", "compile_policy", "tool_test"]
 
 _MOST_TOOLS = 4_096
 """Tools whose rules are kept; beyond, the cache starts anew."""
@@ -164,12 +164,13 @@ def compile_policy(policy: Policy, pack: PackFacts | None = None, *, verify: boo
 
 def _indexed(policy: Policy) -> list[_IndexedRule]:
     return [
-        _IndexedRule(rule, policy.rule_line(index), _tool_test(rule.tools))
+        _IndexedRule(rule, policy.rule_line(index), tool_test(rule.tools))
         for index, rule in enumerate(policy.model.rules)
     ]
 
 
-def _tool_test(patterns: Sequence[str]) -> Callable[[str, str], bool]:
+def tool_test(patterns: Sequence[str]) -> Callable[[str, str], bool]:
+    """Return a test of server and tool names for a rule's patterns."""
     tests = [tuple(map(compile_wildcard, split_tool_pattern(pattern))) for pattern in patterns]
     return lambda server, tool: any(of_server(server) and of_tool(tool) for of_server, of_tool in tests)
 

@@ -49,6 +49,8 @@ def _many(value: object) -> object:
 
 def _size(value: object) -> object:
     if not isinstance(value, str):
+        if isinstance(value, int) and value < 0:
+            raise ValueError("a size is not negative")
         return value
     match = _SIZE.fullmatch(value)
     if not match or match.group(2) not in _UNITS:
@@ -106,7 +108,7 @@ _SOME = Field(min_length=1)
 
 Identifier: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Version: TypeAlias = Annotated[Literal[1], BeforeValidator(_version, json_schema_input_type=Literal[1])]
-Bytes: TypeAlias = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str), Field(ge=0)]
+Bytes: TypeAlias = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str)]
 CaseTool: TypeAlias = Annotated[str, AfterValidator(_case_tool)]
 
 Names: TypeAlias = Annotated[tuple[str, ...], _STRINGS, _SOME]

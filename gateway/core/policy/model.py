@@ -62,7 +62,9 @@ def _tuple(value: object) -> object:
 
 
 _List = BeforeValidator(_tuple)
-_Values: TypeAlias = Annotated[tuple[JsonValue, ...], _List]
+_Values: TypeAlias = Annotated[
+    tuple[JsonValue, ...], BeforeValidator(_tuple, json_schema_input_type=list[JsonValue] | str)
+]
 
 
 class Matchers(_Part):

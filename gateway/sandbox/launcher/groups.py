@@ -55,7 +55,8 @@ class Group:
 
     def remove(self) -> bool:
         """Remove the folders; False while a process in them is still ending."""
-        return all([_removed(folder) for folder in set(self.folders.values())])
+        left = [folder for folder in set(self.folders.values()) if not _removed(folder)]
+        return not left
 
     def oom_kills(self) -> int:
         """Return how often the memory limit killed something in it."""

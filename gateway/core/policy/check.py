@@ -1,0 +1,208 @@
+"""What is well-formed and still probably wrong: warnings about a policy, alone or against a toolpack.
+
+Faults that refuse a file are found when it is read (`reading`); nothing here changes a decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import WithDefaultSchema
+
+from gateway.core.decisions import Effect
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.policy.compile import tool_test
+from gateway.core.policy.contradictions import contradiction
+from gateway.core.policy.matchers import implied_kind
+from gateway.core.policy.model import SELECTORS, ArgumentMatchers, PolicyFile, Rule
+from gateway.core.policy.patterns import split_tool_pattern
+from gateway.core.policy.reading import Policy
+from gateway.core.policy.request import PackFacts
+from gateway.errors import Problem
+
+__all__ = ["check", "policy_json_schema", "report"]
+
+_PATH_NAMES = frozenset({"path", "paths", "file", "files", "filename", "dir", "directory", "folder", "cwd"})
+_URL_NAMES = frozenset({"url", "urls", "uri", "uris", "href", "endpoint"})
+
+
+def check(policy: Policy, facts: PackFacts | None = None) -> list[Problem]:
+    """Return warnings in the file's order; `facts` adds the toolpack's servers, tools and arguments."""
+    checker = _Checker(policy, facts or PackFacts())
+    found = [*checker.alone(), *(checker.against_pack() if facts else ())]
+    return sorted(
+        set(found), key=lambda problem: (problem.line, problem.column, problem.code, problem.message)
+    )
+
+
+def report(errors: Sequence[Problem], warnings: Sequence[Problem]) -> JsonObject:
+    """Return the JSON of `policy check --format json`."""
+    return {
+        "ok": not errors,
+        "errors": [_wire(problem) for problem in errors],
+        "warnings": [_wire(problem) for problem in warnings],
+    }
+
+
+def policy_json_schema() -> JsonObject:
+    """Return the JSON Schema of policy files, for editors. The reader checks more than it can say."""
+    schema: JsonObject = PolicyFile.model_json_schema(schema_generator=_WithoutDefaults)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "sandgate policy"}
+
+
+class _WithoutDefaults(GenerateJsonSchema):
+    """A matcher that is left out is not there; its technical default would only mislead an editor."""
+
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        """Return the schema of the value alone."""
+        return self.generate_inner(schema["schema"])
+
+
+def _wire(problem: Problem) -> JsonObject:
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "code": problem.code,
+        "message": problem.message,
+    }
+
+
+class _Checker:
+    def __init__(self, policy: Policy, facts: PackFacts) -> None:
+        self._document = policy.document
+        self._rules = policy.model.rules
+        self._facts = facts
+        self._kinds = facts.kinds
+
+    def alone(self) -> Iterator[Problem]:
+        """Yield what the file itself shows."""
+        for index, rule in enumerate(self._rules):
+            for argument, matchers in rule.args.items():
+                path = ("rules", index, "args", argument)
+                reason = contradiction(matchers)
+                if reason:
+                    yield self._document.problem(
+                        path, "never_holds", f"rule {rule.id!r} can never hold: {reason}"
+                    )
+                yield from self._relative_globs(path, argument, matchers)
+
+    def _relative_globs(
+        self, path: tuple[str | int, ...], argument: str, matchers: ArgumentMatchers
+    ) -> Iterator[Problem]:
+        if argument != "@path" and implied_kind(matchers) != "path" and not self._declared(argument, "path"):
+            return
+        for pattern in (*matchers.glob, *matchers.not_glob):
+            if not pattern.startswith(("/", "**")):
+                message = (
+                    f"{pattern!r} is taken relative to the workspace; for any folder write '**/{pattern}'"
+                )
+                yield self._document.problem(path, "relative_pattern", message)
+
+    def _declared(self, argument: str, kind: str) -> bool:
+        return any(kinds.get(argument) == kind for kinds in self._kinds.values())
+
+    def against_pack(self) -> Iterator[Problem]:
+        """Yield what does not fit the toolpack."""
+        for index, rule in enumerate(self._rules):
+            yield from self._unknown_tools(index, rule)
+            tools = _covered(rule, self._facts)
+            yield from self._unknown_arguments(index, rule, tools)
+            yield from self._kindless(index, rule, tools)
+            if rule.effect is not Effect.DENY and tools and all(self._always_denied(tool) for tool in tools):
+                message = (
+                    f"rule {rule.id!r} never matters: a deny rule without conditions covers all its tools"
+                )
+                yield self._document.problem(("rules", index), "never_matters", message)
+
+    def _unknown_tools(self, index: int, rule: Rule) -> Iterator[Problem]:
+        for position, pattern in enumerate(rule.tools):
+            if pattern == "*" or any(map(tool_test([pattern]), *_columns(self._facts))):
+                continue
+            server, tool = split_tool_pattern(pattern)
+            known = server in self._facts.tools
+            what = (
+                f"server {server!r} has no tool {tool!r}"
+                if known
+                else f"no server and tool match {pattern!r}"
+            )
+            path = ("rules", index, rule.effect.value, position)
+            yield self._document.problem(path, "unknown_tool", f"{what} in this toolpack")
+
+    def _unknown_arguments(self, index: int, rule: Rule, tools: _Tools) -> Iterator[Problem]:
+        for argument in rule.args if tools else ():
+            path = ("rules", index, "args", argument)
+            kind = SELECTORS.get(argument)
+            if kind:
+                if not any(kind in self._kinds.get(server, {}).values() for server, _, _ in tools):
+                    message = (
+                        f"no argument of the rule's tools is declared as a {kind}: {argument!r} names nothing"
+                    )
+                    yield self._document.problem(path, "unknown_argument", message)
+            elif not any(_has_argument(schema, argument) for _, _, schema in tools):
+                message = f"none of the rule's tools has an argument {argument!r}"
+                yield self._document.problem(path, "unknown_argument", message)
+
+    def _kindless(self, index: int, rule: Rule, tools: _Tools) -> Iterator[Problem]:
+        if rule.effect is Effect.DENY:
+            return
+        for server, tool, schema in tools:
+            for argument in _properties(schema):
+                likely = _likely_kind(argument)
+                if not likely or argument in self._kinds.get(server, {}):
+                    continue
+                if argument in rule.args and implied_kind(rule.args[argument]):
+                    continue
+                message = f"{server}.{tool}: argument {argument!r} is named like a {likely} and has no kind"
+                yield self._document.problem(("rules", index), "no_kind", message)
+
+    def _always_denied(self, tool: _Tool) -> bool:
+        server, name, _ = tool
+        return any(
+            rule.effect is Effect.DENY
+            and not rule.args
+            and not rule.to
+            and tool_test(rule.tools)(server, name)
+            for rule in self._rules
+        )
+
+
+_Tool = tuple[str, str, JsonObject]
+_Tools = list[_Tool]
+
+
+def _covered(rule: Rule, facts: PackFacts) -> _Tools:
+    names = tool_test(rule.tools)
+    return [
+        (server, tool, schema)
+        for server, tools in facts.tools.items()
+        for tool, schema in tools.items()
+        if names(server, tool)
+    ]
+
+
+def _columns(facts: PackFacts) -> tuple[list[str], list[str]]:
+    pairs = [(server, tool) for server, tools in facts.tools.items() for tool in tools]
+    return [server for server, _ in pairs], [tool for _, tool in pairs]
+
+
+def _properties(schema: JsonValue) -> dict[str, JsonValue]:
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    return properties if isinstance(properties, dict) else {}
+
+
+def _has_argument(schema: JsonValue, argument: str) -> bool:
+    """Whether a schema may have the dotted path: an object without `properties` may have anything in it."""
+    first, _, rest = argument.partition(".")
+    properties = _properties(schema)
+    if first not in properties:
+        return False
+    return not rest or not _properties(properties[first]) or _has_argument(properties[first], rest)
+
+
+def _likely_kind(argument: str) -> str | None:
+    last = argument.lower().replace("-", "_").rpartition("_")[2]
+    if last in _PATH_NAMES:
+        return "path"
+    return "url" if last in _URL_NAMES else None

@@ -1,0 +1,92 @@
+"""Why a call is decided as it is: the rules that held, and for each other the first thing that failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.core.decisions import Decision, DecisionCode
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.policy.compile import CompiledPolicy
+from gateway.core.policy.nearness import NearMiss, brief, near_miss
+from gateway.core.policy.request import Request
+from gateway.core.policy.rules import BoundRule
+
+__all__ = ["Explanation", "explain"]
+
+_LONGEST = 200
+_BEFORE_RULES = frozenset(
+    {DecisionCode.INVALID_ARGUMENTS, DecisionCode.ARGUMENTS_TOO_LARGE, DecisionCode.POLICY_ERROR}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One judged call. `held` and `near_misses` hold every rule about the tool, in the file's order."""
+
+    decision: Decision
+    file: str | None
+    held: tuple[BoundRule, ...]
+    near_misses: tuple[NearMiss, ...]
+    arguments: JsonObject
+
+    def wire(self) -> JsonObject:
+        """Return the JSON of `policy explain --format json`."""
+        return {
+            "decision": self.decision.wire(),
+            "rules": [{**_place(rule, self.file), "effect": rule.rule.effect.value} for rule in self.held],
+            "near_misses": [
+                {**_place(miss.rule, self.file), "failed": _failed(miss)} for miss in self.near_misses
+            ],
+            "arguments": self.arguments,
+            "labels": [],
+        }
+
+    def lines(self) -> list[str]:
+        """Return the same for a person, one fact a line."""
+        held = [f"held: {_named(rule, self.file)}" for rule in self.held]
+        missed = [
+            f"did not hold: {_named(miss.rule, self.file)}: it {miss.hint}; the call has {brief(miss.actual)}"
+            for miss in self.near_misses
+        ]
+        return [self.decision.sentence(), *held, *missed, f"arguments: {brief(self.arguments)}"]
+
+
+def explain(policy: CompiledPolicy, request: Request) -> Explanation:
+    """Return the judgement of one call with its reasons; the decision is that of `judge`."""
+    judgement = policy.judge(request)
+    arguments = judgement.arguments
+    if judgement.decision.code in _BEFORE_RULES:
+        return Explanation(judgement.decision, policy.file, (), (), arguments)
+    rules = policy.rules_of(request)
+    every = sorted((*rules.denies, *rules.asks, *rules.allows), key=lambda rule: rule.line)
+    misses = {rule.rule.id: near_miss(rule, arguments, request.principal) for rule in every}
+    return Explanation(
+        decision=judgement.decision,
+        file=policy.file,
+        held=tuple(rule for rule in every if misses[rule.rule.id] is None),
+        near_misses=tuple(miss for miss in misses.values() if miss),
+        arguments=arguments,
+    )
+
+
+def _place(rule: BoundRule, file: str | None) -> dict[str, JsonValue]:
+    return {"id": rule.rule.id, "file": file, "line": rule.line}
+
+
+def _failed(miss: NearMiss) -> JsonObject:
+    return {
+        "argument": miss.argument,
+        "matcher": miss.matcher,
+        "expected": miss.expected,
+        "actual": _shortened(miss.actual),
+    }
+
+
+def _shortened(value: JsonValue) -> JsonValue:
+    if isinstance(value, str) and len(value) > _LONGEST:
+        return f"{value[:_LONGEST]}…"
+    return value if not isinstance(value, list | dict) or len(text := brief(value)) < _LONGEST // 2 else text
+
+
+def _named(rule: BoundRule, file: str | None) -> str:
+    return f"{rule.rule.effect.value} rule {rule.rule.id!r} ({file}:{rule.line})"

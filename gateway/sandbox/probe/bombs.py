@@ -1,0 +1,135 @@
+"""Uses up what a sandbox limits and prints how far it got. Standard library only; runs inside.
+
+Every bomb stops by itself well above the limit it tests, so that a sandbox without that limit does
+not take the machine with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+CHUNK = 1 << 20
+
+
+def fork(most: int) -> int:
+    """Return how many children could be alive at once."""
+    children: list[int] = []
+    try:
+        while len(children) < most:
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+            children.append(child)
+    except OSError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    return len(children)
+
+
+def memory(most: int) -> int:
+    """Return how many bytes could be used."""
+    kept: list[bytearray] = []
+    try:
+        while len(kept) * CHUNK < most:
+            kept.append(bytearray(b"x" * CHUNK))
+    except MemoryError:
+        pass
+    return len(kept) * CHUNK
+
+
+def disk(most: int) -> int:
+    """Return how many bytes could be written to the workspace."""
+    written = 0
+    try:
+        for number in range(16):
+            with Path(f"/workspace/fill{number}").open("wb", buffering=0) as file:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                while written < most:
+                    written += file.write(b"\0" * CHUNK)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+    return written
+
+
+def scratch(most: int) -> int:
+    """Return how many bytes could be written outside the workspace."""
+    written = 0
+    for folder in ("/tmp", "/dev/shm"):  # noqa: S108
+        try:
+            with Path(f"{folder}/fill").open("wb", buffering=0) as file:
+                while written < most:
+                    written += file.write(b"\0" * CHUNK)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EFBIG):
+                raise
+    return written
+
+
+def inodes(most: int) -> int:
+    """Return how many files could be made in the workspace."""
+    for made in range(most):
+        try:
+            Path(f"/workspace/{made}").touch()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return made
+    return most
+
+
+def files(most: int) -> int:
+    """Return how many files could be open at once, having tried to raise the limit."""
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError):
+        pass
+    try:
+        for number in range(most):
+            os.dup(0)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        return number + 3
+    return most
+
+
+def cpu(milliseconds: int) -> int:
+    """Return the percentage of one core that could be had over so many milliseconds."""
+    began = time.monotonic()
+    while time.monotonic() - began < milliseconds / 1000:
+        pass
+    return round(100 * time.process_time() / (time.monotonic() - began))
+
+
+def orphan(_: int) -> int:
+    """Leave a process behind that holds stdout, and end."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.pause()
+        os._exit(0)
+    return 1
+
+
+def flood(descriptor: int) -> int:
+    """Write to stdout (1) or stderr (2) without end."""
+    data = b"x" * 65_536
+    while True:
+        os.write(descriptor, data)
+
+
+BOMBS = {function.__name__: function for function in (fork, memory, disk, scratch, inodes, files, cpu, orphan, flood)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(BOMBS[sys.argv[1]](int(sys.argv[2]))), flush=True)

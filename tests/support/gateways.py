@@ -1,0 +1,72 @@
+"""A real gateway for tests: real sandboxes, real servers, a real ledger on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from gateway.core.policy import CompiledPolicy, compile_policy, load_policy
+from gateway.runtime.clock import SystemClock
+from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
+from gateway.runtime.ledger import open_ledger
+from gateway.runtime.packages import Installer
+from gateway.runtime.packs import Pack, load_pack
+from tests.support.sandboxes import bubblewrap
+
+__all__ = ["PACKS", "copy_pack", "served"]
+
+PACKS = Path(__file__).parent.parent / "packs"
+
+
+def copy_pack(name: str, tmp_path: Path) -> Pack:
+    """Return a copy of a test pack, so that what serving writes beside it stays out of the checkout."""
+    folder = tmp_path / "packs" / name
+    if not folder.exists():
+        shutil.copytree(PACKS / name, folder)
+    return load_pack(str(folder))
+
+
+@asynccontextmanager
+async def served(
+    tmp_path: Path,
+    *,
+    pack: str = "echo",
+    policy: str | None = None,
+    settings: GatewaySettings | None = None,
+    secrets: dict[str, str] | None = None,
+) -> AsyncGenerator[Gateway]:
+    """Serve a test pack with its own policy, or with the policy text given."""
+    loaded = copy_pack(pack, tmp_path)
+    settings = replace(settings or GatewaySettings(), secrets=secrets or {})
+    clock = SystemClock()
+    async with (
+        open_ledger(tmp_path / "state", clock) as ledger,
+        bubblewrap(tmp_path) as driver,
+        open_gateway(
+            [(loaded, _policy(loaded, policy))],
+            driver=driver,
+            ledger=ledger,
+            installer=installer(),
+            clock=clock,
+            settings=settings,
+        ) as gateway,
+    ):
+        yield gateway
+
+
+def installer() -> Installer:
+    """Return an installer on the user's own cache, so that packages are installed once for all tests."""
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}  # noqa: TID251
+    cache = Path(environ.get("HOME", "/tmp")) / ".cache" / "sandgate"
+    return Installer(cache, environ=environ)
+
+
+def _policy(pack: Pack, text: str | None) -> CompiledPolicy:
+    if text is not None:
+        return compile_policy(load_policy(text, "test.yaml"), None)
+    assert pack.policy_file is not None
+    return compile_policy(load_policy(pack.policy_file.read_text(), pack.policy_file.name), None)
