@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +111,7 @@ async def _demo(state: Path) -> list[str]:
 
 
 @asynccontextmanager
-async def _serving(story: _Story, state: Path) -> AsyncIterator[str]:
+async def _serving(story: _Story, state: Path) -> AsyncGenerator[str]:
     """Run the gateway in a process of its own, and end it by SIGTERM; yields its URL once it is ready."""
     import anyio
 

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from gateway.cli.output import printable, say
 from gateway.errors import ConfigError, SandgateError
@@ -55,7 +55,8 @@ def _report(error: BaseException) -> int:
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     """Yield the exceptions in a group; a task group wraps even a single one."""
     if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        for inner in group.exceptions:
             yield from _leaves(inner)
     else:
         yield error

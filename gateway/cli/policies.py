@@ -7,9 +7,9 @@ from pathlib import Path
 
 from gateway.cli.files import read_text
 from gateway.core.policy import DENY_ALL, CompiledPolicy, PackFacts, compile_policy, load_policy
-from gateway.runtime.packs import Pack
+from gateway.runtime.packs import MANIFEST_FILE, Pack, bundled_packs, load_pack
 
-__all__ = ["facts_of", "policies_of"]
+__all__ = ["facts_of", "pack_of_policy", "policies_of"]
 
 
 def facts_of(packs: Sequence[Pack]) -> PackFacts | None:
@@ -41,3 +41,13 @@ def policies_of(packs: Sequence[Pack], override: Path | None) -> tuple[tuple[Pac
 
 def _compiled(file: Path, packs: Sequence[Pack]) -> CompiledPolicy:
     return compile_policy(load_policy(read_text(file), str(file)), facts_of(packs))
+
+
+def pack_of_policy(file: Path) -> Pack | None:
+    """Return the pack that names `file` as its policy: the one in the same folder, or a bundled one."""
+    beside = [str(file.parent)] if (file.parent / MANIFEST_FILE).is_file() else []
+    for name in (*beside, *bundled_packs()):
+        pack = load_pack(name, to_serve=False)
+        if pack.policy_file is not None and pack.policy_file.resolve() == file.resolve():
+            return pack
+    return None

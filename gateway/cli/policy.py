@@ -2,8 +2,136 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
 import typer
+
+from gateway.cli.calls import parse_arguments
+from gateway.cli.options import FormatOption
+from gateway.cli.output import Format, say, show
+from gateway.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from gateway.core.calls import Principal
+    from gateway.core.policy import PackFacts, Policy, TestResult
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Policy files: check, test, explain.", no_args_is_help=True, rich_markup_mode=None)
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The policy file.")]
+PackOption = Annotated[
+    str | None,
+    typer.Option("--pack", metavar="PACK", help="The toolpack it is for [the one that names it as its own]."),
+]
+ModeOption = Annotated[Literal["training", "deployment"], typer.Option("--mode", help="Whose rules hold.")]
+
+
+@app.command()
+def check(file: FileArgument, pack: PackOption = None, form: FormatOption = Format.TEXT) -> None:
+    """Look for faults (exit code 2), and for what is well-formed and probably wrong (exit code 1)."""
+    from gateway.core.policy import check as warnings_of
+    from gateway.core.policy import report
+
+    try:
+        policy = _load(file)
+    except ConfigError as error:
+        if form is Format.JSON:
+            show(form, report(error.problems, []), "")
+        raise
+    warnings = warnings_of(policy, _facts(policy, pack))
+    fine = f"{file}: {len(policy.model.rules)} rules, ok"
+    show(form, report([], warnings), "\n".join(map(str, warnings)) or fine)
+    if warnings:
+        raise typer.Exit(1)
+
+
+@app.command(name="test")
+def run_tests(file: FileArgument, pack: PackOption = None, form: FormatOption = Format.TEXT) -> None:
+    """Run the file's tests and those of the *.cases.yaml beside it. Exits with 1 if one fails."""
+    results = _results(file, pack)
+    failed = [str(result.problem) for result in results if result.problem]
+    document = {"passed": len(results) - len(failed), "failed": len(failed), "problems": failed}
+    show(form, document, "\n".join([*failed, f"{file}: {document['passed']} of {len(results)} tests pass"]))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    file: FileArgument,
+    call: Annotated[str, typer.Option("--call", metavar="SERVER.TOOL", help="The tool that is called.")],
+    args: Annotated[str, typer.Option("--args", metavar="JSON", help="The arguments, a JSON object.")] = "{}",
+    pack: PackOption = None,
+    who: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Who calls: a name from the file's principals.")
+    ] = None,
+    mode: ModeOption = "deployment",
+    form: FormatOption = Format.TEXT,
+) -> None:
+    """Say how a call would be decided and why: rules that held, and what each other rule lacked.
+
+    Exits with 0 if the call would be allowed, else 1.
+    """
+    from gateway.core.policy import PackFacts, Request, compile_policy
+    from gateway.core.policy import explain as explanation_of
+
+    policy = _load(file)
+    facts = _facts(policy, pack) or PackFacts()
+    server, _, tool = call.partition(".")
+    if not tool:
+        raise UsageError(f"--call {call}: name server and tool, such as fs.read_file")
+    request = Request(
+        server=server,
+        tool=tool,
+        arguments=parse_arguments(args),
+        kinds=facts.kinds.get(server, {}),
+        workspace=facts.workspace,
+        principal=_principal(policy, who),
+        mode=mode,
+    )
+    explanation = explanation_of(compile_policy(policy, facts, verify=False), request)
+    show(form, explanation.wire(), "\n".join(explanation.lines()))
+    if not explanation.decision.allowed:
+        raise typer.Exit(1)
+
+
+def _load(file: Path) -> Policy:
+    from gateway.cli.files import read_text
+    from gateway.core.policy import load_policy
+
+    return load_policy(read_text(file), str(file))
+
+
+def _facts(policy: Policy, pack: str | None) -> PackFacts | None:
+    from gateway.cli.policies import facts_of, pack_of_policy
+    from gateway.runtime.packs import load_pack
+
+    found = load_pack(pack, to_serve=False) if pack else pack_of_policy(Path(policy.file))
+    if found is None and any(name.startswith("@") for rule in policy.model.rules for name in rule.args):
+        say(f"{policy.file}: no toolpack is known for it, so '@path' and the like name nothing: give --pack")
+    return facts_of([found] if found else [])
+
+
+def _results(file: Path, pack: str | None) -> list[TestResult]:
+    from gateway.cli.files import read_text
+    from gateway.core.policy import cases_file_name, compile_policy, load_cases
+
+    policy = _load(file)
+    compiled = compile_policy(policy, _facts(policy, pack), verify=False)
+    beside = Path(cases_file_name(str(file)))
+    more = compiled.run_tests(load_cases(read_text(beside), str(beside))) if beside.exists() else []
+    return [*compiled.run_tests(), *more]
+
+
+def _principal(policy: Policy, name: str | None) -> Principal:
+    from gateway.core.calls import LOCAL
+    from gateway.core.policy.cases import sample_principal
+
+    if name is None:
+        return LOCAL
+    if name not in policy.model.principals:
+        known = ", ".join(policy.model.principals) or "none"
+        raise UsageError(f"--as {name}: no such name among the file's principals; there are: {known}")
+    return sample_principal(name, policy.model.principals[name])

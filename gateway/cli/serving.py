@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -152,7 +152,7 @@ async def _stdio(plan: Plan) -> None:
 
 
 @asynccontextmanager
-async def _started(plan: Plan) -> AsyncIterator[Gateway]:
+async def _started(plan: Plan) -> AsyncGenerator[Gateway]:
     """Open `plan`; a signal while it starts gives up in order. Afterwards signals are the front's."""
     import anyio
 

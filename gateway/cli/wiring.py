@@ -7,7 +7,7 @@ all come here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,7 @@ def installer_of(config: Config, say: Callable[[str], None], *, relock: bool = F
 
 
 @asynccontextmanager
-async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncIterator[Gateway]:
+async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncGenerator[Gateway]:
     """Start what `plan` says; entered, calls are answered. `say` is told what takes time or looks odd.
 
     Raises `UsageError` or `ConfigError` where the machine or a pack is not as needed.

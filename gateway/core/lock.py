@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, TypeAlias
 
@@ -34,6 +35,7 @@ __all__ = [
     "compare",
     "dump_lock",
     "launch_of",
+    "lockable",
     "parse_lock",
     "tool_sha256",
 ]
@@ -42,6 +44,8 @@ LOCK_FILE = "tools.lock.json"
 LOCK_VERSION = 1
 """The lock version this program reads and writes."""
 
+_USABLE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_ToolName: TypeAlias = Annotated[str, Field(pattern=rf"^{_USABLE_NAME.pattern}$")]
 _LOCKED_PARTS = ("name", "description", "inputSchema", "outputSchema", "annotations")
 _Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Integrity: TypeAlias = Annotated[str, Field(pattern=r"^sha(512|384|256)-[A-Za-z0-9+/=]+$")]
@@ -115,7 +119,7 @@ class ServerLock(FrozenModel):
 
     launch: Many[str]
     package: PackageLock | None = None
-    tools: Mapping[str, _Sha256]
+    tools: Mapping[_ToolName, _Sha256]
 
 
 class Lock(FrozenModel):
@@ -148,6 +152,12 @@ class ToolChanges(FrozenModel):
 def tool_sha256(definition: JsonObject) -> str:
     """Return the SHA-256 (hex) of what is locked of an MCP tool definition; absent parts count as null."""
     return hashlib.sha256(canonical({part: definition.get(part) for part in _LOCKED_PARTS})).hexdigest()
+
+
+def lockable(definitions: Iterable[JsonObject]) -> dict[str, str]:
+    """Return each tool's hash by its name; a name that no client could use is never shown, so not locked."""
+    named = [(definition.get("name"), definition) for definition in definitions]
+    return {n: tool_sha256(d) for n, d in named if isinstance(n, str) and _USABLE_NAME.fullmatch(n)}
 
 
 def launch_of(server: ServerSpec) -> tuple[str, ...]:
@@ -209,10 +219,14 @@ def _render(value: JsonValue, depth: int) -> str:
         or "integrity" in value
         or "sha256" in value
     ):
-        return json.dumps(value, ensure_ascii=False, sort_keys=True)
+        return _one_line(value)
     pad = "  " * (depth + 1)
     members = sorted(value.items()) if depth else value.items()
-    lines = [
-        f"{pad}{json.dumps(key, ensure_ascii=False)}: {_render(member, depth + 1)}" for key, member in members
-    ]
+    lines = [f"{pad}{_one_line(key)}: {_render(member, depth + 1)}" for key, member in members]
     return "{\n" + ",\n".join(lines) + "\n" + "  " * depth + "}"
+
+
+def _one_line(value: JsonValue) -> str:
+    """Return JSON that YAML reads alike: nothing unprintable stands in it as it is."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return "".join(c if c.isprintable() or ord(c) > 0xFFFF else f"\\u{ord(c):04x}" for c in text)

@@ -166,6 +166,8 @@ _CHECKS = (
 
 def _read_check(value: object) -> object:
     """Turn `{KIND: VALUE, more…}` into `{kind: KIND, …}`, the form the models have."""
+    if isinstance(value, FrozenModel):
+        return value
     if value == "no_denials":
         return {"kind": "no_denials"}
     if not isinstance(value, dict):
@@ -227,7 +229,7 @@ class Gate(FrozenModel):
 class Scored(FrozenModel):
     """One weighted check."""
 
-    node: Literal["check"] = "check"
+    node: Literal["scored"] = "scored"
     weight: _Weight = 1.0
     check: Check
 
@@ -252,6 +254,8 @@ _NODES = ("gate", "check", "weighted", "sequential")
 
 
 def _read_node(value: object) -> object:
+    if isinstance(value, FrozenModel):
+        return value
     if not isinstance(value, dict):
         raise ValueError(f"a rubric entry is a mapping with one of {', '.join(_NODES)}")
     written = cast("dict[str, object]", value)
@@ -261,11 +265,9 @@ def _read_node(value: object) -> object:
     if node == "gate" and "weight" in written:
         raise ValueError("a gate has no weight")
     field = "check" if node in ("gate", "check") else "parts"
-    return {
-        "node": node,
-        field: written[node],
-        **({"weight": written["weight"]} if "weight" in written else {}),
-    }
+    # The tag of a scored check is no key of the file, so that a fault's place is not mistaken.
+    read = {"node": "scored" if node == "check" else node, field: written[node]}
+    return {**read, "weight": written["weight"]} if "weight" in written else read
 
 
 RubricNode: TypeAlias = Annotated[

@@ -36,8 +36,8 @@ MAX_PROBLEMS = 100
 class AuditReport:
     """What `verify` found.
 
-    `open_calls` counts decisions without an outcome: calls in flight, or those a crash left (closed at the next
-    start). `notes` are no faults: a torn line that was never acknowledged, a key that is not there.
+    `open_calls` counts decisions without an outcome: calls in flight, or those a crash left, which the next
+    start closes. `notes` are no faults: a torn line that was never acknowledged, a key that is not there.
     """
 
     ok: bool
@@ -68,8 +68,8 @@ def query(
 ) -> Iterator[JsonObject]:
     """Yield the records that match all that is given, oldest first, without checking the chain.
 
-    `effect` is a decision's, so with it only decision records come. Raises `UsageError` if there is no ledger,
-    `LedgerError` at a line that is no record; an unfinished last line is left out.
+    `effect` is a decision's, so with it only decision records come. Raises `UsageError` if there is no
+    ledger, `LedgerError` at a line that is no record; an unfinished last line is left out.
     """
     wanted = {"session": session, "tool": tool}
     for line in read_lines(ledger_files(_audit_folder(folder))):

@@ -7,8 +7,8 @@ session does not exist for them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,20 @@ from gateway.runtime.sessions import Session, new_session_id
 from gateway.runtime.trajectories import TrajectoryWriter
 from gateway.sandbox.contract import Limits
 
-__all__ = ["EpisodeSession", "Episodes", "NoSuchTask", "ResetRequest", "choose_task"]
+__all__ = ["EpisodeGone", "EpisodeSession", "Episodes", "NoSuchTask", "ResetRequest", "choose_task"]
 
 
 class NoSuchTask(ClientError):
     """The reset asks for a task, split or index that the pack does not have."""
+
+
+class EpisodeGone(ClientError):
+    """The episode was idle for too long and its sandboxes are gone; the session can start another."""
+
+    status = 410
+
+    def __init__(self) -> None:
+        super().__init__("the episode was idle for too long and has ended: reset to start another")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,23 +255,26 @@ class EpisodeSession:
         """
         async with self._turn:
             run = await self._start(wanted or ResetRequest())
-            return await run.opened()
+            with _in_use(run):
+                return await run.opened()
 
     async def step(self, action: Action, seconds: float | None = None) -> StepResult:
         """Take one step; without a reset before it, the default task is started first.
 
-        Raises `EpisodeOver`, and what `reset` and `Gateway.call` raise.
+        Raises `EpisodeOver`, `EpisodeGone`, and what `reset` and `Gateway.call` raise.
         """
         async with self._turn:
             run = self._run or await self._start(ResetRequest())
-            return await run.step(action, seconds)
+            with _in_use(run):
+                return await run.step(action, seconds)
 
     async def state(self) -> JsonObject:
         """Return `{episode_id, step_count, ...}`; without an episode, a null id and no steps."""
         async with self._turn:
             if self._run is None:
                 return {"episode_id": None, "step_count": 0}
-            return await self._run.shown()
+            with _in_use(self._run):
+                return await self._run.shown()
 
     async def aclose(self) -> None:
         """End the episode and give the place back. Idempotent, shielded."""
@@ -280,3 +292,17 @@ class EpisodeSession:
         run, self._run = self._run, None
         if run is not None:
             await self._episodes.gateway.close_session(run.session)
+
+
+@contextmanager
+def _in_use(run: EpisodeRun) -> Generator[None]:
+    """Keep the gateway from ending the session for idleness meanwhile; raises `EpisodeGone` if it has."""
+    session = run.session
+    if session.closed:
+        raise EpisodeGone
+    session.in_flight += 1
+    try:
+        yield
+    finally:
+        session.in_flight -= 1
+        session.last_used = run.gateway.clock.monotonic()

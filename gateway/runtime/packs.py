@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from gateway.core.lock import (
     ServerLock,
     dump_lock,
     launch_of,
+    lockable,
     parse_lock,
-    tool_sha256,
 )
 from gateway.core.manifest import Manifest, read_manifest, unsupported
 from gateway.core.tasks import Gate, PythonCheck, RubricNode, Scored, Task, read_task
@@ -217,7 +216,7 @@ def write_lock(
         server_id: ServerLock(
             launch=launch_of(server),
             package=_with_other_environments(pack.lock, server_id, packages.get(server_id)),
-            tools={str(d.get("name")): tool_sha256(d) for d in listings[server_id]},
+            tools=lockable(listings[server_id]),
         )
         for server_id, server in pack.manifest.servers.items()
     }
@@ -242,12 +241,13 @@ def _with_other_environments(
 
 
 def _write(file: Path, text: str) -> None:
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as aside:
-            aside.write(text)
-        Path(aside.name).chmod(0o644)
-        Path(aside.name).replace(file)
+        aside.write_text(text)
+        aside.replace(file)
     except OSError as error:
         raise UsageError(
             f"{file} cannot be written ({error.strerror}): copy the pack to a folder of yours and serve that"
         ) from None
+    finally:
+        aside.unlink(missing_ok=True)

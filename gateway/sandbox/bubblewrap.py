@@ -28,7 +28,7 @@ from .usage import exit_of
 
 __all__ = ["BubblewrapDriver"]
 
-COPY_BELOW = 256
+COPY_BELOW = 128
 """Seeds with fewer entries are copied; larger ones become the lower layer of an overlay."""
 INSTALL = "bubblewrap is not installed: run `apt-get install bubblewrap`"
 
@@ -52,7 +52,6 @@ class BubblewrapDriver:
         self._stage = cache_dir / "stage"
         self._profile = profile
         self._launcher = Launcher(self._exited, self._lost)
-        self._tasks = anyio.create_task_group()
         self._seeds: dict[Path, tuple[int, int, int]] = {}
         self._seeding = anyio.Lock()
         self._sandboxes: dict[int, tuple[BubblewrapSandbox, BubblewrapWorkspace]] = {}
@@ -66,7 +65,7 @@ class BubblewrapDriver:
         self._bwrap = _find_bwrap()
         program = assemble(read_profile(profile_file(self._profile)), os.uname().machine)
         self._stage.mkdir(parents=True, exist_ok=True)
-        await self._tasks.__aenter__()
+        self._tasks = await anyio.create_task_group().__aenter__()
         try:
             hello = await self._launcher.start(self._tasks, program, self._stage.resolve())
             self._found = _machine(hello)
@@ -134,7 +133,7 @@ class BubblewrapDriver:
     async def _seed(self, source: Path) -> tuple[int, int, int]:
         async with self._seeding:
             if source not in self._seeds:
-                reply = await self._launcher.ask({"op": "seed", "source": os.path.realpath(source)})
+                reply = await self._launcher.ask({"op": "seed", "source": _real(source)})
                 self._seeds[source] = (*cast(tuple[int, int], reply.fds), cast(int, reply.body["entries"]))
             return self._seeds[source]
 
@@ -208,6 +207,10 @@ def _find_bwrap() -> str:
     if found is None:
         raise UsageError(INSTALL)
     return os.path.realpath(found)
+
+
+def _real(path: Path) -> str:
+    return str(path.resolve())
 
 
 def _machine(hello: JsonObject) -> _Machine:

@@ -55,7 +55,7 @@ class Launcher:
         self._pending: dict[int, _Pending] = {}
         self._last = 0
         self._lost = False
-        self._socket, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self, tasks: anyio.abc.TaskGroup, program: bytes, stage: Path) -> JsonObject:
@@ -63,34 +63,18 @@ class Launcher:
 
         Raises `UsageError` where the kernel refuses the namespaces a sandbox is made of.
         """
-        self._socket.setblocking(False)
         hello = self._pending[0] = _Pending()
-        self._process = await anyio.to_thread.run_sync(self._spawn, program, stage)
-        self._theirs.close()
-        tasks.start_soon(self._listen)
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+        with theirs:
+            self._process = await anyio.to_thread.run_sync(_spawn, theirs.fileno(), program, stage)
+        tasks.start_soon(self._listen, self._socket)
         with anyio.move_on_after(START_SECONDS):
             await hello.done.wait()
         if hello.reply is None or "error" in hello.reply.body:
             why = hello.reply.body["error"] if hello.reply else "it did not answer"
             raise UsageError(f"the sandbox launcher could not start: {why}; {ADVICE}")
         return hello.reply.body
-
-    def _spawn(self, program: bytes, stage: Path) -> subprocess.Popen[bytes]:
-        data = os.memfd_create("seccomp")
-        os.write(data, program)
-        there = str(Path(__file__).parent)
-        numbers = (str(self._theirs.fileno()), str(data), str(stage), str(os.getpid()))
-        try:
-            return subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", BOOT, there, *numbers],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(self._theirs.fileno(), data),
-                start_new_session=True,
-                env=_loader_environment(),
-            )
-        finally:
-            os.close(data)
 
     async def ask(self, request: JsonObject, fds: Sequence[int] = ()) -> Reply:
         """Send a request and return its reply. Raises `SandboxError` where it failed or the launcher is gone.
@@ -118,7 +102,7 @@ class Launcher:
         """Send a request that is not answered. Raises `SandboxError` if the launcher is gone."""
         data = json.dumps(request).encode()
         while True:
-            if self._lost:
+            if self._lost or self._socket is None:
                 raise SandboxError("the sandbox launcher is gone: restart the gateway")
             try:
                 socket.send_fds(self._socket, [data], fds)
@@ -129,12 +113,12 @@ class Launcher:
             else:
                 return
 
-    async def _listen(self) -> None:
+    async def _listen(self, channel: socket.socket) -> None:
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, MAX_FDS)
+                data, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE, MAX_FDS)
             except BlockingIOError:
-                await anyio.wait_readable(self._socket)
+                await anyio.wait_readable(channel)
                 continue
             except OSError:
                 data, fds = b"", list[int]()
@@ -163,12 +147,31 @@ class Launcher:
 
     async def aclose(self) -> None:
         """Hang up, which makes it kill what it runs, and wait until it has ended."""
-        self._theirs.close()
-        if self._socket.fileno() >= 0:
+        if self._socket is not None:
             self._socket.shutdown(socket.SHUT_RDWR)
         if self._process is not None:
             await anyio.to_thread.run_sync(_reap, self._process)
-        self._socket.close()
+        if self._socket is not None:
+            anyio.notify_closing(self._socket)
+            self._socket.close()
+            self._socket = None
+
+
+def _spawn(channel: int, program: bytes, stage: Path) -> subprocess.Popen[bytes]:
+    data = os.memfd_create("seccomp")
+    os.write(data, program)
+    words = (str(Path(__file__).parent), str(channel), str(data), str(stage), str(os.getpid()))
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", BOOT, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(channel, data),
+            start_new_session=True,
+            env=_loader_environment(),
+        )
+    finally:
+        os.close(data)
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:

@@ -119,13 +119,12 @@ class ProcessDriver:
     name = "process"
 
     def __init__(self) -> None:
-        self._tasks = anyio.create_task_group()
         self._sandboxes: list[ProcessSandbox] = []
         self._workspaces: list[ProcessWorkspace] = []
 
     async def __aenter__(self) -> ProcessDriver:
         """Nothing to prepare."""
-        await self._tasks.__aenter__()
+        self._tasks = await anyio.create_task_group().__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

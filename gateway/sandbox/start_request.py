@@ -14,7 +14,7 @@ __all__ = ["check_target", "start_request"]
 
 SCRATCH, SCRATCH_INODES, SHM = 64 * 2**20, 8192, 16 * 2**20
 """Largest /tmp and /dev/shm of a sandbox; its `disk` and `inodes` limits can make them smaller."""
-OWN_PROCESSES = 4
+OWN_PROCESSES = 2
 """bwrap's own processes, beside the program's."""
 RUNTIME = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 RESERVED = (*RUNTIME, "/proc", "/dev", "/etc", "/shm", "/tmp")  # noqa: S108 - inside, not here

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp
 from gateway.core.calls import Role
 from gateway.runtime.episodes import Episodes
 from gateway.runtime.gateway import Gateway
+from gateway.serve.endings import Interruptible, OpenRequests
 from gateway.serve.gate import GateLimits
 from gateway.serve.identity import Identity, RequireIdentity, RequireRole
 from gateway.serve.mcp.endpoint import McpEndpoint
@@ -28,14 +30,15 @@ __all__ = ["GatewayApp", "build_app"]
 
 
 class GatewayApp(Starlette):
-    """The application, and the open streams it would wait for at the end."""
+    """The application, and the requests it is answering."""
 
-    endpoints: tuple[McpEndpoint, ...] = ()
+    def __init__(self, requests: OpenRequests, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._requests = requests
 
-    def end_streams(self) -> None:
-        """End every stream that only ends when somebody ends it (idle listeners of MCP sessions)."""
-        for endpoint in self.endpoints:
-            endpoint.end_streams()
+    def end_requests(self) -> None:
+        """End every request that is still open: listeners, and calls that outlasted the drain."""
+        self._requests.end()
 
 
 def build_app(
@@ -54,29 +57,29 @@ def build_app(
     limits = limits or GateLimits()
     mcp = {"/mcp": McpEndpoint(gateway, tuple(gateway.packs), limits)}
     mcp |= {f"/packs/{pack}/mcp": McpEndpoint(gateway, (pack,), limits) for pack in gateway.packs}
-    endpoints = tuple(mcp.values())
+    requests = OpenRequests()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
         async with AsyncExitStack() as stack:
-            for endpoint in endpoints:
+            for endpoint in mcp.values():
                 await stack.enter_async_context(endpoint.run())
             yield
 
-    app = GatewayApp(
+    return GatewayApp(
+        requests,
         routes=[
             *operation_routes(gateway.readiness),
             *(Route(path, _agents_only(endpoint)) for path, endpoint in mcp.items()),
             *([] if episodes is None else [_training(episodes, limits)]),
         ],
         middleware=[
+            Middleware(Interruptible, requests=requests),
             Middleware(HttpBorder, security=security),
             Middleware(RequireIdentity, identity=identity, open_paths=OPEN_PATHS),
         ],
         lifespan=lifespan,
     )
-    app.endpoints = endpoints
-    return app
 
 
 def _agents_only(endpoint: McpEndpoint) -> ASGIApp:

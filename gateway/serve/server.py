@@ -89,7 +89,7 @@ async def serve_http(
                     await anext(signals)
                     await until_signal(signals, gateway.drain)
             finally:
-                app.end_streams()
+                app.end_requests()
                 server.should_exit = True
 
 

@@ -17,6 +17,7 @@ from gateway.core.lock import (
     compare,
     dump_lock,
     launch_of,
+    lockable,
     parse_lock,
     tool_sha256,
 )
@@ -38,7 +39,7 @@ def lock_of(*tools: JsonObject) -> Lock:
 
 
 def test_a_hash_covers_exactly_what_a_model_is_told_about_a_tool():
-    told = [
+    told: list[JsonObject] = [
         {**TOOL, "name": "write"},
         {**TOOL, "description": "Reads!"},
         {**TOOL, "inputSchema": {}},
@@ -101,7 +102,7 @@ EXAMPLE = Lock(
                     }
                 },
             ),
-            tools={"z": SHA, "é": SHA},
+            tools={"z": SHA, "a": SHA},
         ),
         "js": ServerLock(
             launch=("npm:@a/b@1.0.0",),
@@ -133,15 +134,20 @@ def test_a_lock_reads_back_what_it_wrote_in_one_text():
 
 def test_a_lock_has_a_line_for_each_tool_and_each_package():
     lines = dump_lock(EXAMPLE).splitlines()
-    assert f'        "z": "{SHA}",' in lines
+    assert f'        "a": "{SHA}",' in lines
     assert f'            "b": {{"sha256": "{SHA}", "version": "2"}}' in lines
     assert '      "launch": ["pypi:a==1.0", "--dir", "/workspace"],' in lines
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=20), st.just(SHA), max_size=5))
-def test_any_tool_name_survives_the_file(tools: dict[str, str]):
-    lock = Lock(servers={"s": ServerLock(launch=("x",), tools=tools)})
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), max_size=5))
+def test_any_launch_command_survives_the_file(launch: list[str]):
+    lock = Lock(servers={"s": ServerLock(launch=tuple(launch), tools={})})
     assert parse_lock(dump_lock(lock), "l") == lock
+
+
+def test_a_tool_whose_name_no_client_could_use_is_not_locked():
+    unusable: list[JsonObject] = [{"name": "a\x7fb"}, {"name": "\u202eko"}, {"name": ""}, {"name": 3}, {}]
+    assert lockable([TOOL, *unusable]).keys() == {"read"}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +156,7 @@ def test_any_tool_name_survives_the_file(tools: dict[str, str]):
         ('{"lockVersion": 2,\n "servers": {}}', "l:1:2: the lock has version 2 and this program knows 1"),
         (
             '{"lockVersion": 1,\n "servers": {"s": {"launch": [], "tools": {"a": "zz"}}}}',
-            "l:2:42: servers.s.tools.a",
+            "l:2:44: servers.s.tools.a",
         ),
         ('{"lockVersion": 1,\n "servers": {"s": {"launch": []}}}', "l:2:14: missing key 'servers.s.tools'"),
         ('{"lockVersion": 1,\n "servers": {},\n "more": 1}', "l:3:2: unknown key 'more'"),

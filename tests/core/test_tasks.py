@@ -115,38 +115,41 @@ def test_patterns_are_kept_as_written():
 @pytest.mark.parametrize(
     ("rubric", "expected"),
     [
-        ("  - check: {file_exist: a}\n", "5:5: rubric.0.check.check: unknown check 'file_exist': there is"),
+        ("  - check: {file_exist: a}\n", "5:5: rubric.0.scored.check: unknown check 'file_exist': there is"),
         (
             "  - check: {file_exists: a, max_steps: 1}\n",
-            "5:5: rubric.0.check.check: a check has exactly one of",
+            "5:5: rubric.0.scored.check: a check has exactly one of",
         ),
-        ("  - check: {}\n", "5:5: rubric.0.check.check: a check has exactly one of"),
-        ("  - check: 3\n", "5:5: rubric.0.check.check: a check is a mapping"),
-        ("  - check: {file_exists: ../a}\n", "5:13: rubric.0.check.check.file_exists.path: '../a' has to be"),
+        ("  - check: {}\n", "5:5: rubric.0.scored.check: a check has exactly one of"),
+        ("  - check: 3\n", "5:5: rubric.0.scored.check: a check is a mapping"),
+        (
+            "  - check: {file_exists: ../a}\n",
+            "5:13: rubric.0.scored.check.file_exists.path: '../a' has",
+        ),
         (
             "  - check: {file_exists: /etc/passwd}\n",
-            "5:13: rubric.0.check.check.file_exists.path: '/etc/passwd'",
+            "5:13: rubric.0.scored.check.file_exists.path: '/etc/passwd'",
         ),
-        ("  - check: {python: ../../x.py}\n", "5:13: rubric.0.check.check.python.script"),
-        ("  - check: {file_equals: a}\n", "5:5: rubric.0.check.check: 'file_equals' takes a mapping"),
+        ("  - check: {python: ../../x.py}\n", "5:13: rubric.0.scored.check.python.script"),
+        ("  - check: {file_equals: a}\n", "5:5: rubric.0.scored.check: 'file_equals' takes a mapping"),
         (
             "  - check: {file_equals: {path: a}}\n",
-            "5:13: missing key 'rubric.0.check.check.file_equals.text'",
+            "5:13: missing key 'rubric.0.scored.check.file_equals.text'",
         ),
         (
             "  - check: {file_equals: {path: a, text: b, kind: c}}\n",
-            "5:5: rubric.0.check.check: file_equals: unknown key",
+            "5:5: rubric.0.scored.check: file_equals: unknown key",
         ),
-        ("  - check: {command: [a], exit: 1}\n", "5:13: unknown key 'rubric.0.check.check.command.exit'"),
+        ("  - check: {command: [a], exit: 1}\n", "5:13: unknown key 'rubric.0.scored.check.command.exit'"),
         (
             '  - check: {command: [a], stdout_matches: "("}\n',
-            "5:13: rubric.0.check.check.command.stdout_matches: not an RE2",
+            "5:13: rubric.0.scored.check.command.stdout_matches: not an RE2",
         ),
-        ("  - check: {no_denials: false}\n", "5:5: rubric.0.check.check: 'no_denials' is true, or left out"),
+        ("  - check: {no_denials: false}\n", "5:5: rubric.0.scored.check: 'no_denials' is true, or left out"),
         ("  - gate: {file_exists: a}\n    weight: 1\n", "5:5: rubric.0: a gate has no weight"),
         (
             "  - weight: 0\n    check: no_denials\n",
-            "5:5: rubric.0.check.weight: Input should be greater than 0",
+            "5:5: rubric.0.scored.weight: Input should be greater than 0",
         ),
         (
             "  - weight: 1\n",

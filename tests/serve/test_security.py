@@ -77,7 +77,9 @@ def test_on_loopback_pages_of_this_machine_are_answered(origin: str) -> None:
     ],
 )
 def test_on_loopback_pages_of_other_origins_are_refused(origin: str) -> None:
-    assert LOOPBACK.refusal("127.0.0.1:8000", origin) == "requests from pages of another origin are not answered"
+    assert (
+        LOOPBACK.refusal("127.0.0.1:8000", origin) == "requests from pages of another origin are not answered"
+    )
 
 
 def test_bound_to_all_addresses_any_host_is_answered_but_only_its_own_and_listed_pages() -> None:

@@ -31,7 +31,7 @@ def make_wheel(
     version: str,
     files: Mapping[str, str],
     *,
-    scripts: Mapping[str, str] = {},  # noqa: B006 - read only
+    scripts: Mapping[str, str] = {},
     requires: Sequence[str] = (),
 ) -> Path:
     """Write a pure wheel; `scripts` are console scripts by name, as `module:attribute`."""

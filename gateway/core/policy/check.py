@@ -193,11 +193,13 @@ def _properties(schema: JsonValue) -> dict[str, JsonValue]:
 
 
 def _has_argument(schema: JsonValue, argument: str) -> bool:
-    """Whether a schema may have the dotted path: an object without `properties` may have anything in it."""
+    """Whether a schema may have the dotted path: one without `properties` may have anything in it."""
+    if not schema:
+        return True  # the lock knows that the tool is there, and not what it takes
     first, _, rest = argument.partition(".")
     properties = _properties(schema)
     if first not in properties:
-        return False
+        return not isinstance(schema, dict) or "properties" not in schema
     return not rest or not _properties(properties[first]) or _has_argument(properties[first], rest)
 
 

@@ -26,13 +26,16 @@ class _Regexp(Protocol):
 
 
 def compile_regex(pattern: str) -> Callable[[str], bool | None]:
-    """Return a test of whole strings: `None` where the text is too long to try."""
+    """Return a test of whole strings: `None` where the text is too long or no text at all."""
     regexp = _compiled(pattern)
     longest = _BUDGET // max(regexp.programsize, 1)
     fullmatch = regexp.fullmatch
 
     def test(text: str) -> bool | None:
-        encoded = text.encode("utf-8", "surrogatepass")
+        try:
+            encoded = text.encode()
+        except UnicodeEncodeError:
+            return None
         return None if len(encoded) > longest else fullmatch(encoded) is not None
 
     return test

@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import socket
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,7 +116,7 @@ class Launcher:
             pin = self.pin(request, fds)
             self.tell({"id": request["id"], "ok": True, "entries": pin.entries}, (pin.namespace, pin.folder))
         except (OSError, ValueError) as error:
-            self.tell({"id": request["id"], "error": str(error)})
+            self.tell({"id": request["id"], "error": f"{request['op']}: {error}"})
         finally:
             os._exit(0)
 
@@ -225,7 +224,7 @@ class Launcher:
             self.ended = [group for group in self.ended if not group.remove()]
             if not self.running and not self.ended:
                 break
-            time.sleep(RETRY_SECONDS)
+            select.select((), (), (), RETRY_SECONDS)
         self.groups.close()
 
 
@@ -255,5 +254,6 @@ def _wake_on_child() -> int:
     return reading
 
 
-def _noted(number: int, frame: object) -> None:
-    """Do nothing: that there is a handler makes Python write to the wake-up descriptor."""
+def _noted(number: int, frame: object) -> int:
+    """Handle a signal by its existence: a handler makes Python write to the wake-up descriptor."""
+    return number

@@ -31,7 +31,8 @@ def _own_namespaces(uid: int, gid: int) -> bool:
         ):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
-    kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
+    # Nothing made here is seen outside; what the host unmounts later is let go here as well.
+    kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_SLAVE)
     return root
 
 

@@ -18,6 +18,8 @@ __all__ = ["TREE", "Pin", "make_workspace", "prepare_seed", "take"]
 
 TREE = "/tree"
 """Where the files stand inside a pin's namespace."""
+PLAIN_FOLDERS, OVERLAY_FOLDERS = 2, 6
+"""Inodes that the tree needs beside the session's own."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,13 @@ def make_workspace(
     lower = None if seed is None else take(seed, home)
     if lower is not None and overlay and uid:
         kernel.idmap(lower, _owner_map(uid))
-    size = f"size={disk},nr_inodes={inodes + 8}"
     if lower is not None and overlay:
-        return _pin(stage, f"{size},mode=0755", lambda: _overlay(lower, uid))
-    return _pin(stage, f"{size},mode=0755", lambda: _copied(lower, uid))
+        return _pin(stage, _options(disk, inodes + OVERLAY_FOLDERS), lambda: _overlay(lower, uid))
+    return _pin(stage, _options(disk, inodes + PLAIN_FOLDERS), lambda: _copied(lower, uid))
+
+
+def _options(disk: int, inodes: int) -> str:
+    return f"size={disk},nr_inodes={inodes},mode=0755"
 
 
 def prepare_seed(stage: str, source: str) -> Pin:

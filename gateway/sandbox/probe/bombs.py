@@ -1,4 +1,4 @@
-"""Uses up what a sandbox limits and prints how far it got. Standard library only; runs inside.
+"""Runs inside a sandbox: uses up what it limits and prints how far it got. Standard library only.
 
 Every bomb stops by itself well above the limit it tests, so that a sandbox without that limit does
 not take the machine with it.
@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 CHUNK = 1 << 20
@@ -89,26 +89,25 @@ def inodes(most: int) -> int:
 
 def files(most: int) -> int:
     """Return how many files could be open at once, having tried to raise the limit."""
-    try:
+    with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    except (OSError, ValueError):
-        pass
+    opened = 3
     try:
-        for number in range(most):
+        while opened < most:
             os.dup(0)
+            opened += 1
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
-        return number + 3
-    return most
+    return opened
 
 
 def cpu(milliseconds: int) -> int:
     """Return the percentage of one core that could be had over so many milliseconds."""
-    began = time.monotonic()
-    while time.monotonic() - began < milliseconds / 1000:
-        pass
-    return round(100 * time.process_time() / (time.monotonic() - began))
+    began = now = os.times()
+    while now.elapsed - began.elapsed < milliseconds / 1000:
+        now = os.times()
+    return round(100 * (now.user + now.system - began.user - began.system) / (now.elapsed - began.elapsed))
 
 
 def orphan(_: int) -> int:
@@ -128,7 +127,10 @@ def flood(descriptor: int) -> int:
         os.write(descriptor, data)
 
 
-BOMBS = {function.__name__: function for function in (fork, memory, disk, scratch, inodes, files, cpu, orphan, flood)}
+BOMBS = {
+    function.__name__: function
+    for function in (fork, memory, disk, scratch, inodes, files, cpu, orphan, flood)
+}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Attacks the sandbox it runs in and prints what held, as one JSON list. Standard library only.
+"""Runs inside a sandbox: attacks it and prints what held, as one JSON list. Standard library only.
 
-Never imported by the gateway: mounted into sandboxes. `inside.py GROUP FACTS` where FACTS is a JSON
-object of things to look for (see `run.py`). Each attack returns "" if it failed, which is what we
-want, or what it managed to do.
+Never imported by the gateway: mounted into sandboxes as `/opt/probe`, and it refuses to run anywhere
+else, because outside its attacks would work. `inside.py FACTS` where FACTS is a JSON object of things
+to look for (see `run.py`). Each attack returns "" if it failed, which is what we want, or what it
+managed to do.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def call(name: str, *arguments: Any) -> int:
     """Make a system call; return 0 or more if it worked, minus the errno if it did not."""
     number = NUMBERS[name][platform.machine() == "aarch64"]
     libc = ctypes.CDLL(None, use_errno=True)
-    result = libc.syscall(ctypes.c_long(number), *(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments))
+    result = libc.syscall(
+        ctypes.c_long(number), *(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)
+    )
     return int(result) if result >= 0 else -ctypes.get_errno()
 
 
@@ -105,15 +108,26 @@ def _opened(family: int, protocol: int) -> bool:
 
 def host_files(facts: Facts) -> str:
     """No file of the host but the read-only runtime, nor of the gateway."""
-    paths = ["/etc/shadow", "/root", "/home", "/var", "/boot", "/sys", "/run", "/srv", "/mnt", *facts["hidden"]]
+    paths = [
+        "/etc/shadow",
+        "/root",
+        "/home",
+        "/var",
+        "/boot",
+        "/sys",
+        "/run",
+        "/srv",
+        "/mnt",
+        *facts["hidden"],
+    ]
     return ", ".join(path for path in paths if os.path.lexists(path))
 
 
 def other_workspace(facts: Facts) -> str:
     """No file of another session, by any path or any process."""
     found = [str(path) for top in WRITABLE for path in Path(top).rglob("*") if path.name == facts["secret"]]
-    roots = [path for path in Path("/proc").glob("[0-9]*/root/workspace/" + facts["secret"])]
-    return ", ".join([*found, *map(str, roots)])
+    found += map(str, Path("/proc").glob("[0-9]*/root/workspace/" + facts["secret"]))
+    return ", ".join(found)
 
 
 def processes(_: Facts) -> str:
@@ -141,7 +155,8 @@ def init_environment(_: Facts) -> str:
 
 def environment(facts: Facts) -> str:
     """Only the variables it was given."""
-    return ", ".join(sorted(set(os.environ) - set(facts["environment"])))
+    words = Path("/proc/self/environ").read_text().split("\0")
+    return ", ".join(sorted({word.partition("=")[0] for word in words if word} - set(facts["environment"])))
 
 
 def descriptors(_: Facts) -> str:
@@ -212,17 +227,35 @@ def _folders() -> Iterator[str]:
 
 
 def _wrote(path: str) -> bool:
-    target = path if os.path.isfile(path) else os.path.join(path, ".probe")
+    if not os.path.isdir(path):
+        return not stat.S_ISCHR(os.stat(path).st_mode) and _opens_for_writing(path)
+    made = os.path.join(path, f".probe{os.getpid()}")
     try:
-        os.close(os.open(target, os.O_WRONLY | (0 if target == path else os.O_CREAT)))
+        os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     except OSError:
         return False
-    return target != path or not stat.S_ISCHR(os.stat(path).st_mode)
+    os.unlink(made)
+    return True
+
+
+def _opens_for_writing(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_WRONLY))
+    except OSError:
+        return False
+    return True
 
 
 def kernel_files(_: Facts) -> str:
     """No knob or memory of the kernel through /proc or /dev."""
-    paths = ["/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/proc/kcore", "/proc/kmsg", "/dev/mem", "/dev/kmsg"]
+    paths = [
+        "/proc/sysrq-trigger",
+        "/proc/sys/kernel/core_pattern",
+        "/proc/kcore",
+        "/proc/kmsg",
+        "/dev/mem",
+        "/dev/kmsg",
+    ]
     return ", ".join(path for path in paths if _opens(path))
 
 
@@ -239,7 +272,10 @@ def _opens(path: str) -> bool:
 def user_namespaces(_: Facts) -> str:
     """No namespace can be made or entered."""
     tries = [refused("unshare", CLONE_NEWUSER), refused("setns", 0, 0), refused("clone3", 0, 0)]
-    return ", ".join(filter(None, [*tries, refused("clone", CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0)]))
+    child = call("clone", CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0)
+    if child == 0:  # it worked, and this is the child
+        os._exit(0)
+    return ", ".join(filter(None, [*tries, f"clone answered {child}" if child > 0 else ""]))
 
 
 def device_nodes(_: Facts) -> str:
@@ -253,13 +289,17 @@ def device_nodes(_: Facts) -> str:
 
 def tracing(_: Facts) -> str:
     """No other process can be traced or read."""
-    return ", ".join(filter(None, [refused("ptrace", 0, 0, 0, 0), refused("process_vm_readv", 1, 0, 0, 0, 0, 0)]))
+    return ", ".join(
+        filter(None, [refused("ptrace", 0, 0, 0, 0), refused("process_vm_readv", 1, 0, 0, 0, 0, 0)])
+    )
 
 
 def mounts(_: Facts) -> str:
     """Nothing can be mounted, the old way or the new."""
     tries = [refused("mount", b"x", b"/tmp", b"tmpfs", 0, 0), refused("fsopen", b"tmpfs", 0)]
-    return ", ".join(filter(None, [*tries, refused("open_tree", -100, b"/tmp", 1), refused("chroot", b"/tmp")]))
+    return ", ".join(
+        filter(None, [*tries, refused("open_tree", -100, b"/tmp", 1), refused("chroot", b"/tmp")])
+    )
 
 
 def refusing(name: str, *arguments: Any) -> Attack:
@@ -306,6 +346,8 @@ ATTACKS: dict[str, Attack] = {
 
 def main() -> None:
     """Run every attack and print `[[name, what it managed], ...]`."""
+    if Path(__file__).parent != Path("/opt/probe"):
+        raise SystemExit("this program attacks the machine it runs on: use `sandgate doctor`")
     facts = json.loads(sys.argv[1])
     print(json.dumps([[name, attack(facts)] for name, attack in ATTACKS.items()]))
 

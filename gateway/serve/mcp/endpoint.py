@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.errors import ClientError
 from gateway.runtime.gateway import Gateway
+from gateway.serve.endings import serve_until_ended
 from gateway.serve.gate import GateLimits, StrictGate, message_of, rpc_error
 from gateway.serve.identity import principal_of
 from gateway.serve.mcp.envelope import names_modern_era
@@ -26,6 +27,7 @@ from gateway.serve.replies import retry_headers
 
 __all__ = ["McpEndpoint"]
 
+_CLOSING_SECONDS = 5.0
 _SESSION_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -49,10 +51,6 @@ class McpEndpoint:
         """Hold the sessions' tasks. Left, every session of this endpoint has ended."""
         async with self._manager.run():
             yield
-
-    def end_streams(self) -> None:
-        """End the streams on which clients only listen."""
-        self._bindings.end_streams()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -106,23 +104,28 @@ class McpEndpoint:
                 await self._serve(scope, receive, send)
         elif scope["method"] == "GET":
             await self._listen(scope, session_id, receive, send)
+        elif scope["method"] == "DELETE":
+            await self._delete(scope, session_id, receive, send)
         else:
             with self._bindings.of(session_id, principal).answering(_request_id(scope)):
                 await self._serve(scope, receive, send)
 
     async def _listen(self, scope: Scope, session_id: str, receive: Receive, send: Send) -> None:
-        """Serve a stream that ends properly when `end_streams` or the session's end says so."""
-        open_ended = False
+        """Serve a stream on which the client only listens; it ends with its session."""
+        binding = self._bindings.of(session_id, principal_of(scope))
+        await serve_until_ended(self._serve, binding.streams, scope, receive, send)
 
-        async def note(message: Message) -> None:
-            nonlocal open_ended
-            open_ended = message["type"] == "http.response.start" or message.get("more_body", False)
+    async def _delete(self, scope: Scope, session_id: str, receive: Receive, send: Send) -> None:
+        """End a session; the answer comes once its sandboxes are gone and its place is free."""
+        binding = self._bindings.of(session_id, principal_of(scope))
+        self._bindings.end(session_id)
+
+        async def once_closed(message: Message) -> None:
+            with anyio.move_on_after(_CLOSING_SECONDS):
+                await binding.closed.wait()
             await send(message)
 
-        with self._bindings.of(session_id, principal_of(scope)).streaming() as stream:
-            await self._serve(scope, receive, note)
-        if stream.cancelled_caught and open_ended:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._serve(scope, receive, once_closed)
 
     # -- both
 

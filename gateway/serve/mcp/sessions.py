@@ -23,6 +23,7 @@ from gateway.core.calls import Principal
 from gateway.errors import ClientError, ShuttingDown, TooManySessions, UnknownSession
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.sessions import Session
+from gateway.serve.endings import OpenRequests
 from gateway.serve.identity import principal_of
 from gateway.serve.mcp.envelope import is_modern
 
@@ -97,11 +98,12 @@ class Sessions:
 
 @dataclass(slots=True, eq=False)
 class Binding:
-    """A minted session id: whose it is, what it is busy with."""
+    """A minted session id: whose it is, what it is busy with. `closed` is set once all of it ended."""
 
     principal: Principal
     in_flight: set[str] = field(default_factory=set[str])
-    streams: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
+    streams: OpenRequests = field(default_factory=OpenRequests)
+    closed: anyio.Event = field(default_factory=anyio.Event)
 
     @contextmanager
     def answering(self, request_id: str | None) -> Generator[None]:
@@ -117,21 +119,6 @@ class Binding:
             yield
         finally:
             self.in_flight.discard(request_id)
-
-    @contextmanager
-    def streaming(self) -> Generator[anyio.CancelScope]:
-        """Hold a stream open until it ends or `end_streams` is called."""
-        with anyio.CancelScope() as stream:
-            self.streams.add(stream)
-            try:
-                yield stream
-            finally:
-                self.streams.discard(stream)
-
-    def end_streams(self) -> None:
-        """End what only listens."""
-        for stream in self.streams:
-            stream.cancel()
 
 
 class Bindings:
@@ -163,13 +150,15 @@ class Bindings:
         """Remember whose connection this is, until it closes."""
         session_id = connection.session_id
         if session_id is not None and session_id not in self._bound:
-            self._bound[session_id] = Binding(principal)
+            binding = self._bound[session_id] = Binding(principal)
+            # Pushed first, so it is called last: after the sessions of this connection are closed.
+            connection.exit_stack.callback(binding.closed.set)
             connection.exit_stack.callback(self.end, session_id)
 
     def end(self, session_id: str) -> None:
         """Forget an id and end its streams; it is unknown from now on. Idempotent."""
         if binding := self._bound.pop(session_id, None):
-            binding.end_streams()
+            binding.streams.end()
 
     def of(self, session_id: str, principal: Principal) -> Binding:
         """Return the caller's own binding; raises `UnknownSession`, also where it is somebody else's."""
@@ -178,8 +167,3 @@ class Bindings:
         if binding is None or binding.principal != principal:
             raise UnknownSession(session_id)
         return binding
-
-    def end_streams(self) -> None:
-        """End the streams of every id; the ids stay."""
-        for binding in self._bound.values():
-            binding.end_streams()

@@ -1,0 +1,79 @@
+"""Requests that can be ended from outside and are answered properly even then.
+
+A gateway that stops does not wait for listeners that never end, nor beyond its drain time for calls;
+their connections still see a whole response: 503, or the end of the stream they were reading.
+"""
+
+from __future__ import annotations
+
+import anyio
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.serve.replies import problem
+
+__all__ = ["Interruptible", "OpenRequests", "serve_until_ended"]
+
+_RETRY_SECONDS = 5
+
+
+class OpenRequests:
+    """The requests that are being answered now."""
+
+    def __init__(self) -> None:
+        self._scopes: set[anyio.CancelScope] = set()
+
+    def end(self) -> None:
+        """End them all."""
+        for scope in tuple(self._scopes):
+            scope.cancel()
+
+    def add(self, scope: anyio.CancelScope) -> None:
+        """Take note of one that begins."""
+        self._scopes.add(scope)
+
+    def discard(self, scope: anyio.CancelScope) -> None:
+        """Take note of one that is over."""
+        self._scopes.discard(scope)
+
+
+async def serve_until_ended(
+    app: ASGIApp, requests: OpenRequests, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Serve one request; if `requests` are ended meanwhile, answer 503 or end its stream."""
+    started = over = False
+
+    async def note(message: Message) -> None:
+        nonlocal started, over
+        started = True
+        over = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await send(message)
+
+    with anyio.CancelScope() as ending:
+        requests.add(ending)
+        try:
+            await app(scope, receive, note)
+        finally:
+            requests.discard(ending)
+    if not ending.cancelled_caught or over:
+        return
+    if started:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return
+    message = "the gateway stopped before this was answered; a call may have run"
+    response = problem(503, "stopped", message, {"Retry-After": str(_RETRY_SECONDS)})
+    await response(scope, receive, send)
+
+
+class Interruptible:
+    """ASGI middleware: every HTTP request is one of `requests` while it is answered."""
+
+    def __init__(self, app: ASGIApp, requests: OpenRequests) -> None:
+        self._app = app
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await serve_until_ended(self._app, self._requests, scope, receive, send)

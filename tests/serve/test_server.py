@@ -1,0 +1,210 @@
+"""The server on a socket: binding, heads that are too large or too slow, the ordered end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import httpx2
+import pytest
+
+from gateway.errors import UsageError
+from gateway.runtime.gateway import Gateway, GatewaySettings
+from gateway.serve import http_protocol
+from gateway.serve.app import GatewayApp, build_app
+from gateway.serve.identity import LOCAL_IDENTITY
+from gateway.serve.security import HttpSecurity
+from gateway.serve.server import bind, serve_http
+from tests.support.http_serving import open_echo_packs, running
+from tests.support.mcp_http import LEGACY, MODERN, RawMcp, texts
+
+
+@asynccontextmanager
+async def app_of(
+    tmp_path: Path, settings: GatewaySettings | None = None
+) -> AsyncGenerator[tuple[GatewayApp, Gateway]]:
+    async with open_echo_packs(tmp_path, "echo", settings=settings) as gateway:
+        security = HttpSecurity.bound_to("127.0.0.1")
+        yield build_app(gateway, identity=LOCAL_IDENTITY, security=security), gateway
+
+
+async def raw(url: str, data: bytes) -> bytes:
+    """Send bytes, return everything that comes back until the server closes."""
+    host, port = url.removeprefix("http://").split(":")
+    with anyio.fail_after(10):
+        async with await anyio.connect_tcp(host, int(port)) as stream:
+            await stream.send(data)
+            answer = b""
+            try:
+                while True:
+                    answer += await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return answer
+
+
+# -- binding
+
+
+async def test_port_zero_takes_a_free_port() -> None:
+    with await bind("127.0.0.1", 0) as one, await bind("localhost", 0) as two:
+        assert 0 < one.getsockname()[1] != two.getsockname()[1] > 0
+
+
+async def test_a_busy_port_is_told_with_the_way_out() -> None:
+    with await bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port} on 127.0.0.1 is in use: .*--port 0"):
+            await bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "x" * 300])
+async def test_a_host_that_is_not_ours_is_told(host: str) -> None:
+    with pytest.raises(UsageError, match="host|listen"):
+        await bind(host, 0)
+
+
+# -- heads
+
+
+async def test_a_head_that_is_too_large_gets_431(tmp_path: Path) -> None:
+    async with app_of(tmp_path) as (app, gateway), running(app, gateway) as url:
+        whole = await raw(url, b"GET /health HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 70_000 + b"\r\n\r\n")
+        endless = await raw(url, b"GET /health HTTP/1.1\r\n" + b"A: aaaaaaaaaaaaaaaaaaaaaaaa\r\n" * 9000)
+        line = await raw(url, b"GET /" + b"a" * 70_000)
+    assert [answer.split(b"\r\n")[0] for answer in (whole, endless, line)] == [
+        b"HTTP/1.1 431 Request Header Fields Too Large"
+    ] * 3
+
+
+async def test_a_target_that_names_another_server_is_refused(tmp_path: Path) -> None:
+    async with app_of(tmp_path) as (app, gateway), running(app, gateway) as url:
+        absolute = await raw(url, b"GET http://evil.example/health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        tunnel = await raw(url, b"CONNECT evil.example:80 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert absolute.startswith(b"HTTP/1.1 400")
+    assert tunnel.startswith(b"HTTP/1.1 400")
+
+
+async def test_a_sender_that_says_nothing_or_stops_halfway_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
+    async with app_of(tmp_path) as (app, gateway), running(app, gateway) as url:
+        assert await raw(url, b"") == b""
+        assert await raw(url, b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n") == b""
+
+
+async def test_smuggled_and_ambiguous_lengths_are_refused(tmp_path: Path) -> None:
+    both = b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"
+    twice = b"Content-Length: 2\r\nContent-Length: 3\r\n"
+    async with app_of(tmp_path) as (app, gateway), running(app, gateway) as url:
+        for lengths in (both, twice):
+            head = b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            assert (await raw(url, head + lengths + b"\r\n{}")).startswith(b"HTTP/1.1 400")
+
+
+async def test_blanks_after_a_header_value_do_not_matter(tmp_path: Path) -> None:
+    body = (
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"_meta":{'
+        b'"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}'
+    )
+    head = (
+        b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1  \r\nContent-Type: application/json \t\r\nConnection: close\r\n"
+        b"Accept: application/json, text/event-stream \r\nMcp-Protocol-Version: 2026-07-28  \r\n"
+        b"Mcp-Method: tools/list \r\nContent-Length: %d\r\n\r\n" % len(body)
+    )
+    async with app_of(tmp_path) as (app, gateway), running(app, gateway) as url:
+        answer = await raw(url, head + body)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b'"resultType":"complete"' in answer
+
+
+async def test_the_server_does_not_say_what_it_runs_on(tmp_path: Path) -> None:
+    async with app_of(tmp_path) as (app, gateway), running(app, gateway) as url:
+        answer = await raw(url, b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+    assert b"uvicorn" not in answer.lower()
+    assert answer.endswith(b'{"status":"healthy"}')
+
+
+# -- the end
+
+
+async def test_a_signal_lets_calls_in_flight_finish_turns_new_ones_away_and_returns(tmp_path: Path) -> None:
+    answers: dict[str, httpx2.Response] = {}
+    async with app_of(tmp_path) as (app, gateway), httpx2.AsyncClient(timeout=10) as http:
+        url = anyio.Event()
+        mcp = RawMcp(http, "")
+        probe = RawMcp(http, "")
+
+        def on_ready(base: str) -> None:
+            mcp.url = probe.url = base + "/mcp"
+            url.set()
+
+        async def slow() -> None:
+            answers["slow"] = await mcp.call(LEGACY, "sleep", seconds=1)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: serve_http(app, gateway, port=0, on_ready=on_ready))
+                await url.wait()
+                await mcp.call(LEGACY, "echo", text="warm")
+                tasks.start_soon(slow)
+                await anyio.sleep(0.3)
+                os.kill(os.getpid(), signal.SIGTERM)
+                while not gateway.draining:
+                    await anyio.sleep(0.01)
+                answers["new"] = await probe.call(MODERN, "echo", text="late")
+    assert texts(answers["slow"]) == "slept"
+    assert (answers["new"].status_code, answers["new"].headers["retry-after"]) == (503, "5")
+
+
+@pytest.mark.parametrize("era", [LEGACY, MODERN])
+async def test_a_second_signal_stops_the_waiting_and_says_so(tmp_path: Path, era: str) -> None:
+    answers: list[httpx2.Response] = []
+    async with app_of(tmp_path) as (app, gateway), httpx2.AsyncClient(timeout=10) as http:
+        ready = anyio.Event()
+        mcp = RawMcp(http, "")
+
+        def on_ready(base: str) -> None:
+            mcp.url = base + "/mcp"
+            ready.set()
+
+        async def slow() -> None:
+            answers.append(await mcp.call(era, "sleep", seconds=4.5))
+
+        with anyio.fail_after(3):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: serve_http(app, gateway, port=0, on_ready=on_ready))
+                await ready.wait()
+                await mcp.call(era, "echo", text="warm")
+                tasks.start_soon(slow)
+                await anyio.sleep(0.3)
+                os.kill(os.getpid(), signal.SIGINT)
+                while not gateway.draining:
+                    await anyio.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGINT)
+    assert (answers[0].status_code, answers[0].json()["error"]) == (503, "stopped")
+
+
+async def test_a_listener_that_was_bound_before_is_served_and_closed_at_the_end(tmp_path: Path) -> None:
+    listener = await bind("127.0.0.1", 0)
+    async with app_of(tmp_path) as (app, gateway):
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                urls: list[str] = []
+                ready = anyio.Event()
+
+                def on_ready(base: str) -> None:
+                    urls.append(base)
+                    ready.set()
+
+                tasks.start_soon(lambda: serve_http(app, gateway, on_ready=on_ready, listener=listener))
+                await ready.wait()
+                assert urls == [f"http://127.0.0.1:{listener.getsockname()[1]}"]
+                tasks.cancel_scope.cancel()
+    assert listener.fileno() == -1
+    assert isinstance(listener, socket.socket)
