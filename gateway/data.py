@@ -15,9 +15,11 @@ DataFolder = Literal["toolpacks", "policies", "sandboxes", "examples"]
 def data_folder(name: DataFolder) -> Path:
     """Return a data folder's path; raises `UsageError` if the installation lacks it."""
     package = Path(__file__).resolve().parent
-    for candidate in (package / "_data" / name, package.parent / name):
-        if candidate.is_dir():
-            return candidate
+    inside, checkout = package / "_data" / name, package.parent
+    if inside.is_dir():
+        return inside
+    if (checkout / "pyproject.toml").is_file() and (checkout / name).is_dir():
+        return checkout / name
     raise UsageError(
         f"this installation has no folder {name!r}: install sandgate again from its wheel or sdist"
     )

@@ -112,9 +112,8 @@ def prepare(tmp_path: Path, name: str) -> tuple[str, Path]:
 def ledger(state: Path) -> list[dict[str, Any]]:
     """Return the records of calls, without what is each run's own."""
     assert verify(state).ok
-    lines = [
-        line for file in sorted((state / "audit").glob("*.jsonl")) for line in file.read_text().split("\n") if line
-    ]
+    files = sorted((state / "audit").glob("*.jsonl"))
+    lines = [line for file in files for line in file.read_text().split("\n") if line]
     return [
         comparable(record) for record in map(json.loads, lines) if record["event"] in ("decision", "outcome")
     ]

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ async def _demo(state: Path) -> list[str]:
 
 @asynccontextmanager
 async def _serving(story: _Story, state: Path) -> AsyncGenerator[str]:
-    """Run the gateway in a process of its own, and end it by SIGTERM; yields its URL once it is ready."""
+    """Run the gateway in a process of its own and end it by SIGTERM; yields its URL once it is ready."""
     import anyio
 
     began = story.clock.monotonic()
@@ -124,16 +125,28 @@ async def _serving(story: _Story, state: Path) -> AsyncGenerator[str]:
     ):
         ready = _Ready(anyio.Event())
         tasks.start_soon(_relay, server, ready)
-        with anyio.move_on_after(READY_SECONDS):
-            await ready.said.wait()
-        if not ready.url:
-            raise UsageError("the gateway did not start; what it said stands above")
-        story.tell(f"   ready on {ready.url}", (story.clock.monotonic() - began) * 1000)
-        yield ready.url
+        try:
+            with anyio.move_on_after(READY_SECONDS):
+                await ready.said.wait()
+            if not ready.url:
+                raise UsageError("the gateway did not start; what it said stands above")
+            story.tell(f"   ready on {ready.url}", (story.clock.monotonic() - began) * 1000)
+            yield ready.url
+        finally:
+            with anyio.CancelScope(shield=True):
+                code = await _end(server)
+        story.expect(f"SIGTERM ends the gateway with 0 (it was {code})", code == 0)
+
+
+async def _end(server: Process) -> int | None:
+    import anyio
+
+    if server.returncode is None:
         server.terminate()
         with anyio.move_on_after(END_SECONDS):
-            await server.wait()
-        story.expect(f"SIGTERM ends the gateway with 0 (it was {server.returncode})", server.returncode == 0)
+            return await server.wait()
+        server.kill()
+    return server.returncode
 
 
 @dataclass(slots=True)
@@ -189,7 +202,7 @@ async def _env_client(story: _Story, url: str) -> None:
     reset, *steps = await _client("env_client.py", 1 + len(ACTIONS), address, *words)
     story.tell(f"\n3. an env client plays the task {RESET['task']} of the pack git over {address}")
     story.tell("   reset", reset["ms"])
-    story.detail(str(reset["data"]["observation"].get("metadata", {}).get("prompt", "")))
+    story.detail(textwrap.fill(str(reset["data"]["observation"].get("prompt")), 96))
     for action, step in zip(ACTIONS, steps, strict=True):
         _tell_step(story, action, step)
     last = steps[-1]["data"]
@@ -203,11 +216,8 @@ def _tell_step(story: _Story, action: Mapping[str, Any], step: Mapping[str, Any]
     earned = "" if data["reward"] is None else f"reward {data['reward']}"
     story.tell(f"   step     {action.get('tool_name', action['type'])}  {earned}".rstrip(), step["ms"])
     story.expect("the step is no error", not observation.get("error"))
-    rubric = observation.get("metadata", {}).get("rubric")
-    if rubric:
-        story.detail(
-            "\n".join(f"{part.get('score')}  {part.get('check')}" for part in rubric.get("parts", []))
-        )
+    checks = (observation.get("metadata") or {}).get("rubric") or []
+    story.detail("\n".join(f"check {check['check']}: {check['score']}" for check in checks))
 
 
 async def _client(script: str, answers: int, *words: str) -> list[dict[str, Any]]:

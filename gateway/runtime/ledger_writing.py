@@ -205,11 +205,10 @@ class LedgerFiles:
 
     def close(self) -> None:
         """Note a clean end and release the folder. Nothing is written after."""
-        try:
+        # Without the mark of a clean end the next start only has to verify.
+        with self._held, suppress(OSError):
             if self.healthy:
                 self._write_checkpoint(self._chain, self._size, clean=not self._open_calls)
-        finally:
-            self._held.close()
 
     def _close_files(self) -> None:
         while self._fds:

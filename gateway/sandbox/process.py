@@ -13,6 +13,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +36,7 @@ class ProcessWorkspace:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.sandboxes: list[ProcessSandbox] = []
         self.folder = Path(tempfile.mkdtemp(prefix="sandgate-"))
 
     def fill(self, seed: Path) -> None:
@@ -55,6 +57,8 @@ class ProcessWorkspace:
 
     async def aclose(self) -> None:
         """As `contract.Workspace.aclose`."""
+        for sandbox in self.sandboxes:
+            await sandbox.kill()
         if self.folder.exists():
             await anyio.to_thread.run_sync(shutil.rmtree, self.folder)
 
@@ -108,7 +112,8 @@ class ProcessSandbox:
         """As `contract.Sandbox.kill`, for the process group."""
         with anyio.CancelScope(shield=True):
             if self._exit is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it ended just now
+                    os.killpg(self._process.pid, signal.SIGKILL)
             await self._ended.wait()
             self._pipes.close()
 
@@ -119,7 +124,6 @@ class ProcessDriver:
     name = "process"
 
     def __init__(self) -> None:
-        self._sandboxes: list[ProcessSandbox] = []
         self._workspaces: list[ProcessWorkspace] = []
 
     async def __aenter__(self) -> ProcessDriver:
@@ -130,8 +134,6 @@ class ProcessDriver:
     async def __aexit__(self, *exc_info: object) -> None:
         """As `contract.SandboxDriver.__aexit__`."""
         with anyio.CancelScope(shield=True):
-            for sandbox in self._sandboxes:
-                await sandbox.kill()
             for workspace in self._workspaces:
                 await workspace.aclose()
         self._tasks.cancel_scope.cancel()
@@ -157,7 +159,7 @@ class ProcessDriver:
             raise SandboxError(f"{spec.name} could not be started: {error}") from error
         pipes.handed_over()
         sandbox = ProcessSandbox(spec.name, process, pipes)
-        self._sandboxes.append(sandbox)
+        workspace.sandboxes.append(sandbox)
         self._tasks.start_soon(sandbox.watch)
         self._tasks.start_soon(pipes.drain_stderr)
         return sandbox

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
+import anyio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Lifespan
 
 from gateway.core.calls import Role
 from gateway.runtime.episodes import Episodes
@@ -32,13 +32,22 @@ __all__ = ["GatewayApp", "build_app"]
 class GatewayApp(Starlette):
     """The application, and the requests it is answering."""
 
-    def __init__(self, requests: OpenRequests, **parts: Any) -> None:
-        super().__init__(**parts)
-        self._requests = requests
+    def __init__(
+        self, routes: list[BaseRoute], middleware: list[Middleware], lifespan: Lifespan[Starlette]
+    ) -> None:
+        self._listening, self._asking = OpenRequests(), OpenRequests()
+        interruptible = Middleware(Interruptible, listening=self._listening, asking=self._asking)
+        super().__init__(routes=routes, middleware=[interruptible, *middleware], lifespan=lifespan)
+
+    async def settle(self, seconds: float) -> None:
+        """Let what is being answered get out, for so long at most."""
+        with anyio.move_on_after(seconds):
+            await self._asking.answered()
 
     def end_requests(self) -> None:
         """End every request that is still open: listeners, and calls that outlasted the drain."""
-        self._requests.end()
+        self._listening.end()
+        self._asking.end()
 
 
 def build_app(
@@ -57,7 +66,6 @@ def build_app(
     limits = limits or GateLimits()
     mcp = {"/mcp": McpEndpoint(gateway, tuple(gateway.packs), limits)}
     mcp |= {f"/packs/{pack}/mcp": McpEndpoint(gateway, (pack,), limits) for pack in gateway.packs}
-    requests = OpenRequests()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -67,14 +75,12 @@ def build_app(
             yield
 
     return GatewayApp(
-        requests,
         routes=[
             *operation_routes(gateway.readiness),
             *(Route(path, _agents_only(endpoint)) for path, endpoint in mcp.items()),
             *([] if episodes is None else [_training(episodes, limits)]),
         ],
         middleware=[
-            Middleware(Interruptible, requests=requests),
             Middleware(HttpBorder, security=security),
             Middleware(RequireIdentity, identity=identity, open_paths=OPEN_PATHS),
         ],

@@ -21,6 +21,7 @@ class OpenRequests:
 
     def __init__(self) -> None:
         self._scopes: set[anyio.CancelScope] = set()
+        self._none = anyio.Event()
 
     def end(self) -> None:
         """End them all."""
@@ -34,6 +35,14 @@ class OpenRequests:
     def discard(self, scope: anyio.CancelScope) -> None:
         """Take note of one that is over."""
         self._scopes.discard(scope)
+        if not self._scopes:
+            self._none.set()
+
+    async def answered(self) -> None:
+        """Return once there is none."""
+        while self._scopes:
+            self._none = anyio.Event()
+            await self._none.wait()
 
 
 async def serve_until_ended(
@@ -65,15 +74,17 @@ async def serve_until_ended(
 
 
 class Interruptible:
-    """ASGI middleware: every HTTP request is one of `requests` while it is answered."""
+    """ASGI middleware: every HTTP request is among `listening` (GET) or `asking` while it is answered."""
 
-    def __init__(self, app: ASGIApp, requests: OpenRequests) -> None:
+    def __init__(self, app: ASGIApp, listening: OpenRequests, asking: OpenRequests) -> None:
         self._app = app
-        self._requests = requests
+        self._listening = listening
+        self._asking = asking
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await serve_until_ended(self._app, self._requests, scope, receive, send)
+        requests = self._listening if scope["method"] == "GET" else self._asking
+        await serve_until_ended(self._app, requests, scope, receive, send)

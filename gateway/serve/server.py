@@ -24,6 +24,8 @@ from gateway.serve.signals import ending_signals, until_signal
 __all__ = ["bind", "serve_http"]
 
 _KEEP_ALIVE = 75
+_SETTLING_SECONDS = 1.0
+"""How long answers that the drain brought may take to get out."""
 _CLOSING_SECONDS = 3
 """How long connections may take to close once nothing is answered any more."""
 
@@ -88,6 +90,7 @@ async def serve_http(
                     on_ready(url)
                     await anext(signals)
                     await until_signal(signals, gateway.drain)
+                await app.settle(_SETTLING_SECONDS)
             finally:
                 app.end_requests()
                 server.should_exit = True

@@ -120,6 +120,11 @@ def test_a_refusal_says_in_one_word_why(text: str, code: str) -> None:
     assert caught.value.code == code
 
 
+def test_a_byte_order_mark_is_named_as_such() -> None:
+    with pytest.raises(StrictJsonError, match="byte order mark"):
+        loads(b"\xef\xbb\xbf1")
+
+
 def test_a_refusal_never_quotes_a_value() -> None:
     for text in ('{"token":"hunter2","token":"hunter2"}', '["hunter2" x]', '"hunter2\\ud800"', "hunter2"):
         with pytest.raises(StrictJsonError) as caught:

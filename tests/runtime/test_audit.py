@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -143,22 +144,31 @@ def duplicate_key(files: list[Path]) -> tuple[Path, int, str]:
     return files[0], 1, "not_json"
 
 
+def forged_line(files: list[Path]) -> tuple[Path, int, str]:
+    """One line changed and its own hash computed anew: the next line no longer follows."""
+    edit(files[0], lambda lines: [forged(lines[0], "0" * 64)[0], *lines[1:]])
+    return files[0], 2, "chain"
+
+
 def forged_chain(files: list[Path]) -> tuple[Path, int, str]:
     """All hashes computed anew after a change, by somebody who does not have the key."""
-    import hashlib
-
-    prev, count = "0" * 64, 0
+    prev = "0" * 64
     for file in files:
-        lines: list[str] = []
-        for line in file.read_text().splitlines():
-            record = json.loads(line.replace("alice", "mally"))
-            del record["hash"], record["prev"]
-            rest = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-            digest = hashlib.sha256((prev + rest).encode()).hexdigest()
-            lines.append(json.dumps({**record, "prev": prev, "hash": digest}, separators=(",", ":")))
-            prev, count = digest, len(lines)
-        file.write_text("\n".join(lines) + "\n")
-    return files[-1], count, "rewritten"
+        lines: list[bytes] = []
+        for line in file.read_bytes().splitlines():
+            written, prev = forged(line, prev)
+            lines.append(written)
+        file.write_bytes(b"".join(lines))
+    return files[-1], _lines(files[-1]), "rewritten"
+
+
+def forged(line: bytes, prev: str) -> tuple[bytes, str]:
+    record = json.loads(line.replace(b"alice", b"mally"))
+    del record["hash"], record["prev"]
+    rest = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    digest = hashlib.sha256((prev + rest).encode()).hexdigest()
+    written = json.dumps({**record, "prev": prev, "hash": digest}, separators=(",", ":"))
+    return written.encode() + b"\n", digest
 
 
 def _lines(file: Path) -> int:
@@ -183,6 +193,7 @@ TAMPERING = [
     removed_last_file,
     not_a_record,
     duplicate_key,
+    forged_line,
     forged_chain,
 ]
 

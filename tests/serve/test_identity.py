@@ -159,7 +159,7 @@ async def test_a_missing_role_gets_403_naming_it() -> None:
 
 async def test_a_websocket_without_a_token_is_not_opened() -> None:
     app = RequireIdentity(whoami, load_identity(FILE, "auth.yaml"), frozenset())
-    reply = await request(app, http_scope("/ws") | {"type": "websocket"})
+    reply = await request(app, http_scope("/ws", type="websocket"))
     assert [message["type"] for message in reply.messages] == ["websocket.close"]
 
 

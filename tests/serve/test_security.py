@@ -97,16 +97,14 @@ async def test_a_refused_request_gets_403_in_readable_json_and_never_reaches_the
 
 
 async def test_a_websocket_of_a_foreign_page_is_closed_before_it_opens() -> None:
-    scope = http_scope(headers={"origin": "https://evil.example"}) | {"type": "websocket"}
+    scope = http_scope(headers={"origin": "https://evil.example"}, type="websocket")
     reply = await request(HttpBorder(echo_app, LOOPBACK), scope)
     assert reply.messages == [{"type": "websocket.close", "code": 1008, "reason": ""}]
 
 
 async def test_a_websocket_of_a_foreign_page_is_told_why_where_the_server_can_tell() -> None:
-    scope = http_scope(headers={"origin": "https://evil.example"}) | {
-        "type": "websocket",
-        "extensions": {"websocket.http.response": {}},
-    }
+    can_tell: dict[str, dict[str, str]] = {"websocket.http.response": {}}
+    scope = http_scope(headers={"origin": "https://evil.example"}, type="websocket", extensions=can_tell)
     reply = await request(HttpBorder(echo_app, LOOPBACK), scope)
     assert (reply.status, reply.messages[0]["type"]) == (403, "websocket.http.response.start")
 

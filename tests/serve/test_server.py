@@ -47,6 +47,13 @@ async def raw(url: str, data: bytes) -> bytes:
                 return answer
 
 
+async def draining(gateway: Gateway) -> None:
+    """Return once a signal has been acted on; the loop hands it over between two checkpoints."""
+    with anyio.fail_after(2):
+        while not gateway.draining:  # noqa: ASYNC110 - there is no event to wait for
+            await anyio.sleep(0.01)
+
+
 # -- binding
 
 
@@ -64,7 +71,7 @@ async def test_a_busy_port_is_told_with_the_way_out() -> None:
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1", "x" * 300])
 async def test_a_host_that_is_not_ours_is_told(host: str) -> None:
-    with pytest.raises(UsageError, match="host|listen"):
+    with pytest.raises(UsageError, match=r"host|listen"):
         await bind(host, 0)
 
 
@@ -113,7 +120,8 @@ async def test_blanks_after_a_header_value_do_not_matter(tmp_path: Path) -> None
         b'"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}'
     )
     head = (
-        b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1  \r\nContent-Type: application/json \t\r\nConnection: close\r\n"
+        b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1  \r\nContent-Type: application/json \t\r\n"
+        b"Connection: close\r\n"
         b"Accept: application/json, text/event-stream \r\nMcp-Protocol-Version: 2026-07-28  \r\n"
         b"Mcp-Method: tools/list \r\nContent-Length: %d\r\n\r\n" % len(body)
     )
@@ -155,8 +163,7 @@ async def test_a_signal_lets_calls_in_flight_finish_turns_new_ones_away_and_retu
                 tasks.start_soon(slow)
                 await anyio.sleep(0.3)
                 os.kill(os.getpid(), signal.SIGTERM)
-                while not gateway.draining:
-                    await anyio.sleep(0.01)
+                await draining(gateway)
                 answers["new"] = await probe.call(MODERN, "echo", text="late")
     assert texts(answers["slow"]) == "slept"
     assert (answers["new"].status_code, answers["new"].headers["retry-after"]) == (503, "5")
@@ -184,8 +191,7 @@ async def test_a_second_signal_stops_the_waiting_and_says_so(tmp_path: Path, era
                 tasks.start_soon(slow)
                 await anyio.sleep(0.3)
                 os.kill(os.getpid(), signal.SIGINT)
-                while not gateway.draining:
-                    await anyio.sleep(0.01)
+                await draining(gateway)
                 os.kill(os.getpid(), signal.SIGINT)
     assert (answers[0].status_code, answers[0].json()["error"]) == (503, "stopped")
 

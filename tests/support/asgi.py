@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,11 +39,11 @@ class Reply:
 def http_scope(
     path: str = "/",
     method: str = "GET",
-    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
     **more: Any,
 ) -> Scope:
     """Return a request's scope; `host` is set unless `headers` names one."""
-    pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+    pairs = [*headers.items()] if isinstance(headers, Mapping) else [*headers]
     if not any(name.lower() == "host" for name, _ in pairs):
         pairs.insert(0, ("host", "127.0.0.1:8000"))
     raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in pairs]

@@ -10,8 +10,10 @@ from gateway.core.calls import Answered, Front, ToolCall
 from gateway.core.decisions import Decision, DecisionCode, Effect
 from gateway.core.json_types import JsonObject
 from gateway.core.records import CallIds, ToolIds, decision_record, outcome_record
+from gateway.runtime.clock import SystemClock
+from gateway.runtime.ledger import open_ledger
 
-__all__ = ["KEY", "decided", "lines_of", "record_pair", "records_of"]
+__all__ = ["KEY", "decided", "is_unknown", "lines_of", "record_pair", "records_of", "write_ledger"]
 
 KEY = bytes(range(32))
 IDS = CallIds(session="s-1", episode=None, step=None, principal="alice", pack="git")
@@ -49,3 +51,16 @@ def lines_of(state: Path) -> list[str]:
 def records_of(state: Path) -> list[Any]:
     """Return every record of the ledger in order."""
     return [json.loads(line) for line in lines_of(state)]
+
+
+async def write_ledger(state: Path, *call_ids: str, finish: bool = True, max_file: int = 10**6) -> None:
+    """Write calls to the ledger of `state` and close it."""
+    async with open_ledger(state, SystemClock(), max_file=max_file) as ledger:
+        for call_id in call_ids:
+            for body in record_pair(call_id, ledger.key)[: 2 if finish else 1]:
+                await ledger.append(body)
+
+
+def is_unknown(record: Any) -> bool:
+    """Return whether the record closes a decision that a crash left open."""
+    return record["event"] == "outcome" and record["outcome"]["kind"] == "unknown"

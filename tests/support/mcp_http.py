@@ -31,6 +31,10 @@ def texts(answer: httpx2.Response) -> str:
     return "".join(block.get("text", "") for block in answer.json()["result"]["content"])
 
 
+def _bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
+
+
 @dataclass(slots=True)
 class RawMcp:
     """One client at one endpoint. `session_id` is set by `initialize`."""
@@ -46,11 +50,8 @@ class RawMcp:
         own = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
         if self.token:
             own["authorization"] = f"Bearer {self.token}"
-        raw = {
-            name: value.encode() if isinstance(value, str) else value
-            for name, value in {**own, **headers}.items()
-        }
-        return await self.http.post(self.url, content=body, headers=[(k.encode(), v) for k, v in raw.items()])
+        raw = [(name.encode(), _bytes(value)) for name, value in {**own, **headers}.items()]
+        return await self.http.post(self.url, content=body, headers=raw)
 
     async def initialize(self) -> httpx2.Response:
         """Open a legacy session."""

@@ -6,7 +6,7 @@ Nothing here knows rules. A value that is not canonicalised is passed on exactly
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, TypeAlias
 
@@ -31,6 +31,8 @@ __all__ = [
 
 MAX_SPELLINGS = 1_000
 """Most paths, URLs or hosts one list argument may hold."""
+MAX_SPELT = 65_536
+"""Most characters of all of them together."""
 _WIDEST = 4
 """Most bytes of one character."""
 _LONG = 10**18
@@ -61,13 +63,13 @@ def excess(arguments: JsonObject, caps: Defaults) -> str | None:
         deeper: list[JsonValue] = []
         for value in level:
             values += 1
-            size += _own_size(value)
             if isinstance(value, dict | list):
                 if depth >= caps.max_depth:
                     return f"arguments are nested deeper than {caps.max_depth} levels"
                 if len(value) > caps.max_items:
-                    return f"an argument has more than {caps.max_items} items"
+                    return f"a list or an object has more than {caps.max_items} items"
                 deeper += value.values() if isinstance(value, dict) else value
+            size += _own_size(value)
         if size > caps.max_args_bytes:
             return f"arguments are larger than {caps.max_args_bytes} bytes"
         if values + len(deeper) > caps.max_items * _SPREAD:
@@ -80,6 +82,8 @@ def excess(arguments: JsonObject, caps: Defaults) -> str | None:
 
 def _plainly_small(arguments: JsonObject, caps: Defaults) -> bool:
     """Whether the arguments are flat and small at a glance, as nearly all are: this saves the walk."""
+    if len(arguments) > caps.max_items:
+        return False
     characters = 8
     for key, value in arguments.items():
         if isinstance(value, str):
@@ -87,7 +91,7 @@ def _plainly_small(arguments: JsonObject, caps: Defaults) -> bool:
         elif isinstance(value, dict | list) or (isinstance(value, int) and not -_LONG < value < _LONG):
             return False
         characters += len(key) + 8
-    return characters * _WIDEST <= caps.max_args_bytes and len(arguments) <= caps.max_items
+    return characters * _WIDEST <= caps.max_args_bytes
 
 
 def _own_size(value: JsonValue) -> int:
@@ -167,7 +171,7 @@ def canonicalise(arguments: JsonObject, spellings: Sequence[Spelling]) -> JsonOb
             continue
         changed = _respell(arguments, spelling.keys, spelling.canon)
         if isinstance(changed, Unfit):
-            return Unfit(f"argument {spelling.argument!r}: {changed.reason}")
+            return replace(changed, reason=f"argument {spelling.argument!r}: {changed.reason}")
         arguments = changed
     return arguments
 
@@ -192,7 +196,9 @@ def _spelled(value: JsonValue, canon: Canon) -> JsonValue | Unfit:
     if not isinstance(value, list):
         return value
     if len(value) > MAX_SPELLINGS:
-        return Unfit(f"a list of more than {MAX_SPELLINGS} paths, URLs or hosts")
+        return Unfit(f"a list of more than {MAX_SPELLINGS} paths, URLs or hosts", too_large=True)
+    if sum(len(item) for item in value if isinstance(item, str)) > MAX_SPELT:
+        return Unfit(f"a list of paths, URLs or hosts of more than {MAX_SPELT} characters", too_large=True)
     items: list[JsonValue] = []
     for item in value:
         changed = canon(item) if isinstance(item, str) else item

@@ -39,7 +39,8 @@ def decide(rules: ToolRules, request: Request, caps: Defaults, otherwise: Decisi
         return _refused(request, otherwise, DecisionCode.ARGUMENTS_TOO_LARGE, too_large)
     arguments = canonicalise(request.arguments, rules.spellings)
     if isinstance(arguments, Unfit):
-        return _refused(request, otherwise, DecisionCode.INVALID_ARGUMENTS, arguments.reason)
+        code = DecisionCode.ARGUMENTS_TOO_LARGE if arguments.too_large else DecisionCode.INVALID_ARGUMENTS
+        return _refused(request, otherwise, code, arguments.reason)
     rule = holding(rules, arguments, request)
     decision = (
         _no_match(rules, arguments, request, otherwise) if rule is None else _said(rule, arguments, request)

@@ -143,6 +143,8 @@ def _negated(judge: Judge) -> Judge:
 
 def _together(matchers: Matchers, values: ValueKind) -> Judge:
     judges = [check.judge for check in compile_matchers(matchers, values)]
+    if len(judges) == 1:
+        return judges[0]
     return lambda value: all_of(judge(value) for judge in judges)
 
 

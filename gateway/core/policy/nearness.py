@@ -19,6 +19,7 @@ from gateway.core.policy.rules import BoundRule, Condition
 __all__ = ["NearMiss", "brief", "closest", "doubts", "near_miss"]
 
 _LONGEST = 120
+_GLANCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ def doubts(rule: BoundRule, arguments: JsonObject) -> str | None:
         for value in condition.find(arguments):
             if value is UNREACHABLE:
                 return f"{condition.argument!r} cannot be judged: a value on the way to it is not an object"
+            if isinstance(value, list) and len(value) > _GLANCE:
+                continue  # saying why is not worth judging a long list twice
             verdicts = {check.matcher: check.judge(value) for check in condition.checks}
             open_ones = [matcher for matcher, verdict in verdicts.items() if verdict is None]
             if open_ones and False not in verdicts.values():

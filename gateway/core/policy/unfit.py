@@ -12,3 +12,4 @@ class Unfit:
     """Why a value is refused before any rule sees it; a refusal, not an exception."""
 
     reason: str
+    too_large: bool = False

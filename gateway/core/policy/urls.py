@@ -18,6 +18,7 @@ MAX_URL = 8192
 """Longest URL in characters."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443, "ftp": 21}
+_MAX_HOST = 253
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([/?#].*)?", re.DOTALL)
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
@@ -52,6 +53,8 @@ def split_url(value: str) -> Url | Unfit:
 
 def canonical_host(value: str) -> str | Unfit:
     """Return a host name in lower-case punycode, or an address in its one spelling; or why it is refused."""
+    if len(value) > _MAX_HOST + 1:
+        return Unfit(f"a host name is longer than {_MAX_HOST} characters")
     if value.startswith("[") and value.endswith("]"):
         return _address6(value[1:-1])
     if ":" in value:
@@ -60,7 +63,7 @@ def canonical_host(value: str) -> str | Unfit:
     if isinstance(name, Unfit):
         return name
     labels = name.split(".")
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+    if len(name) > _MAX_HOST or not all(_LABEL.fullmatch(label) for label in labels):
         return Unfit("a host name has an empty, overlong or malformed label")
     if _NUMERIC.fullmatch(labels[-1]):
         return _address4(name)

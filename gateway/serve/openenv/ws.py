@@ -6,6 +6,8 @@ the session as it was, and where the session cannot go on, the reason is sent be
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway.core.json_types import JsonObject
@@ -62,12 +64,15 @@ class EnvSocket:
         except WebSocketDisconnect:
             return
         except _Over as over:
-            await _say(socket, over.frame)
-            await socket.close(over.code, _reason(str(over)))
+            with suppress(WebSocketDisconnect):
+                await _say(socket, over.frame)
+                await socket.close(over.code, _reason(str(over)))
         except Exception:
             data: JsonObject = {"message": "internal error", "code": ErrorCode.SESSION_ERROR.value}
-            await _say(socket, {"type": "error", "data": data})
-            raise  # the server logs it and closes
+            with suppress(WebSocketDisconnect):
+                await _say(socket, {"type": "error", "data": data})
+                await socket.close(_INTERNAL_ERROR, "internal error")
+            raise  # for the server to log
 
     async def _hold(self, socket: WebSocket) -> None:
         wanted = socket.query_params.get("session_id")

@@ -216,7 +216,7 @@ def test_a_cases_file_has_the_shape_of_tests_and_a_name_of_its_own() -> None:
     cases = load_cases("tests:\n  - {call: fs.x, expect: deny}\n", "p.cases.yaml")
     assert [case.call for case in cases.cases] == ["fs.x"]
     assert cases_file_name("policies/git.yaml") == "policies/git.cases.yaml"
-    with pytest.raises(ConfigError, match=r"p\.cases\.yaml:2:5: unknown key"):
+    with pytest.raises(ConfigError, match=r"p\.cases\.yaml:2:32: unknown key"):
         load_cases("tests:\n  - {call: fs.x, expect: deny, colour: red}\n", "p.cases.yaml")
 
 
@@ -224,7 +224,8 @@ def test_the_editors_schema_accepts_what_is_accepted_and_refuses_a_typo() -> Non
     schema = policy_json_schema()
     jsonschema_rs.meta.validate(schema)
     good = yaml.safe_load(
-        "{version: 1, vars: {ws: /w}, rules: [{id: a, allow: fs.x, args: {p: {under: ['${ws}'], not: {in: [1]}}}}]}"
+        "{version: 1, vars: {ws: /w}, "
+        "rules: [{id: a, allow: fs.x, args: {p: {under: ['${ws}'], not: {in: [1]}}}}]}"
     )
     assert jsonschema_rs.is_valid(schema, good)
     good["rules"][0]["alow"] = "fs.y"

@@ -36,9 +36,9 @@ def test_a_variable_is_put_in(variables: str, operand: str, expected: tuple[obje
 @pytest.mark.parametrize(
     ("variables", "operand", "message"),
     [
-        ("{a: x}", '["${b}"]', "p.yaml:4:40: unknown variable 'b'"),
-        ("{a: [x]}", '["y${a}"]', "p.yaml:4:40: variable 'a' stands inside a string"),
-        ("{a: true}", '["y${a}"]', "p.yaml:4:40: variable 'a' stands inside a string"),
+        ("{a: x}", '["${b}"]', "p.yaml:4:42: unknown variable 'b'"),
+        ("{a: [x]}", '["y${a}"]', "p.yaml:4:42: variable 'a' stands inside a string"),
+        ("{a: true}", '["y${a}"]', "p.yaml:4:42: variable 'a' stands inside a string"),
         ('{b: "${a}", a: x}', "[x]", "p.yaml:2:8: unknown variable 'a'"),
         ("{a: {b: c}}", "[x]", "p.yaml:2:8: variable 'a' is a scalar or a list of scalars"),
         ("{a: [[x]]}", "[x]", "p.yaml:2:8: variable 'a' is a scalar or a list of scalars"),
@@ -53,7 +53,10 @@ def test_a_variable_that_cannot_be_put_in_is_told_with_its_place(
 
 
 def test_positions_behind_a_spliced_list_still_point_into_the_file() -> None:
-    text = 'version: 1\nvars: {a: [x, y]}\nrules:\n  - id: r\n    allow: fs.x\n    args:\n      p:\n        glob:\n          - "${a}"\n          - "["\n'
+    text = (
+        "version: 1\nvars: {a: [x, y]}\nrules:\n  - id: r\n    allow: fs.x\n    args:\n      p:\n"
+        '        glob:\n          - "${a}"\n          - "["\n'
+    )
     with pytest.raises(ConfigError) as caught:
         load_policy(text, "p.yaml")
     assert (caught.value.problems[0].line, caught.value.problems[0].column) == (10, 13)

@@ -167,7 +167,13 @@ async def test_absent_arguments_are_an_empty_object(tmp_path: Path, era: str) ->
 
 
 async def test_malformed_call_parameters_are_a_protocol_error(tmp_path: Path) -> None:
-    malformed = ({}, {"name": 1}, {"name": "echo", "arguments": []}, {"name": ["echo"]}, {"name": None})
+    malformed: tuple[dict[str, Any], ...] = (
+        {},
+        {"name": 1},
+        {"name": "echo", "arguments": []},
+        {"name": ["echo"]},
+        {"name": None},
+    )
     async with serving(tmp_path) as (mcp, _):
         for params in malformed:
             legacy, modern = [(await mcp.send(era, "tools/call", params)).json()["error"] for era in ERAS]

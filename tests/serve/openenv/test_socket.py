@@ -41,13 +41,10 @@ async def ask(socket: ClientConnection, frame: Any) -> dict[str, Any]:
 
 
 async def closed(socket: ClientConnection) -> tuple[int, str]:
-    with anyio.fail_after(10):
-        try:
-            await socket.recv()
-        except ConnectionClosed as end:
-            assert end.rcvd is not None
-            return end.rcvd.code, end.rcvd.reason
-    raise AssertionError("the connection goes on")
+    with anyio.fail_after(10), pytest.raises(ConnectionClosed) as end:
+        await socket.recv()
+    assert end.value.rcvd is not None
+    return end.value.rcvd.code, end.value.rcvd.reason
 
 
 async def test_an_episode_is_played_frame_by_frame(tmp_path: Path) -> None:
@@ -154,12 +151,15 @@ async def none_left(server: EnvServer) -> None:
 
 
 async def test_a_full_gateway_says_so_and_closes(tmp_path: Path) -> None:
-    async with env_server(tmp_path, settings=replace(TRAINING, max_sessions=1)) as server:
-        async with dial(server) as first, dial(server) as second:
-            told = json.loads(await second.recv())
-            assert told["data"]["code"] == "CAPACITY_REACHED"
-            assert (await closed(second))[0] == 1013
-            assert (await ask(first, ECHO))["type"] == "observation"
+    async with (
+        env_server(tmp_path, settings=replace(TRAINING, max_sessions=1)) as server,
+        dial(server) as first,
+        dial(server) as second,
+    ):
+        told = json.loads(await second.recv())
+        assert told["data"]["code"] == "CAPACITY_REACHED"
+        assert (await closed(second))[0] == 1013
+        assert (await ask(first, ECHO))["type"] == "observation"
 
 
 async def test_a_session_that_cannot_be_made_is_a_factory_error_and_closes(

@@ -1,0 +1,84 @@
+"""Warnings: what is well-formed and still probably wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.policy import PackFacts, check, load_policy, report
+from gateway.errors import Problem
+
+FACTS = PackFacts(
+    tools={
+        "fs": {
+            "read": {"type": "object", "properties": {"path": {"type": "string"}}},
+            "write": {"properties": {"path": {}, "content": {}, "options": {"properties": {"mode": {}}}}},
+            "ping": {"type": "object", "properties": {}},
+            "opaque": {},
+        },
+        "web": {"fetch": {"properties": {"source_url": {}, "out_file": {}}}},
+    },
+    kinds={"fs": {"path": "path"}},
+)
+
+
+def warnings_of(rules: str, facts: PackFacts | None = FACTS) -> list[str]:
+    policy = load_policy(f"version: 1\nrules:\n{rules}", "p.yaml")
+    return [f"{problem.line}:{problem.column} {problem.code}" for problem in check(policy, facts)]
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ("  - {id: a, allow: fs.read, args: {path: {under: /w}}}\n", []),
+        ("  - {id: a, allow: fs.reed}\n", ["3:13 unknown_tool"]),
+        ("  - {id: a, allow: [fs.read, 'db.*']}\n", ["3:30 unknown_tool"]),
+        ("  - {id: a, deny: '*'}\n", []),
+        ("  - {id: a, allow: fs.read, args: {pth: {equals: 1}}}\n", ["3:36 unknown_argument"]),
+        ("  - {id: a, allow: fs.write, args: {options.mode: {equals: 1}}}\n", []),
+        ("  - {id: a, allow: fs.write, args: {options.mood: {equals: 1}}}\n", ["3:37 unknown_argument"]),
+        ("  - {id: a, allow: fs.opaque, args: {anything: {equals: 1}}}\n", []),
+        ("  - {id: a, allow: fs.read, args: {'@url': {scheme: https}}}\n", ["3:36 unknown_argument"]),
+        ("  - {id: a, allow: web.fetch}\n", ["3:5 no_kind", "3:5 no_kind"]),
+        (
+            "  - {id: a, allow: web.fetch, args: {source_url: {scheme: https}, out_file: {under: /w}}}\n",
+            [],
+        ),
+        ("  - {id: a, allow: fs.ping}\n  - {id: b, deny: fs.*}\n", ["3:5 never_matters"]),
+        ("  - {id: a, allow: fs.ping}\n  - {id: b, deny: fs.*, args: {path: {under: /w}}}\n", []),
+        ("  - {id: a, deny: fs.read, args: {path: {glob: '*.pem'}}}\n", ["3:35 relative_pattern"]),
+    ],
+)
+def test_a_policy_is_held_against_its_toolpack(rules: str, expected: list[str]) -> None:
+    assert warnings_of(rules) == expected
+
+
+@pytest.mark.parametrize(
+    ("matchers", "warned"),
+    [
+        ("{min: 3, max: 2}", True),
+        ("{min: 2, max: 2}", False),
+        ("{type: integer, glob: x}", True),
+        ("{type: [integer, string], glob: x}", False),
+        ("{min: 1, max_len: 3}", True),
+        ("{keys: [a], required_keys: [b]}", True),
+        ("{keys: [a, b], required_keys: [b]}", False),
+        ("{in: [a, b], regex: c}", True),
+        ("{in: [a, c], regex: c}", False),
+        ("{equals: 3, in: [4]}", True),
+        ("{in: []}", True),
+        ("{in: [/etc/x], under: /w}", False),
+    ],
+)
+def test_a_rule_that_can_never_hold_is_named(matchers: str, warned: bool) -> None:
+    found = warnings_of(f"  - {{id: a, allow: fs.read, args: {{n: {matchers}}}}}\n", None)
+    assert found == (["3:36 never_holds"] if warned else [])
+
+
+def test_the_report_has_the_shape_of_the_commands_json() -> None:
+    problem = Problem("p.yaml", 3, 5, "code", "message")
+    assert report([], [problem]) == {
+        "ok": True,
+        "errors": [],
+        "warnings": [{"file": "p.yaml", "line": 3, "column": 5, "code": "code", "message": "message"}],
+    }
+    assert report([problem], [])["ok"] is False

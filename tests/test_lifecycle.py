@@ -1,0 +1,131 @@
+"""How a served gateway ends: in order on SIGTERM, and without a trace on SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import anyio
+import httpx2
+
+from gateway.runtime.audit import verify
+from tests.support.gateways import copy_pack
+from tests.support.mcp_http import LEGACY, RawMcp, texts
+from tests.support.processes import Served, serving
+
+
+def process_table() -> dict[int, tuple[int, str]]:
+    """Return pid -> (parent, start time) of every live process; zombies are not alive."""
+    table: dict[int, tuple[int, str]] = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if fields[0] != "Z":
+            table[int(folder.name)] = (int(fields[1]), fields[19])
+    return table
+
+
+def descendants(pid: int) -> set[tuple[int, str]]:
+    """Return every process below `pid` as (pid, start time)."""
+    table = process_table()
+    found, layer = set[tuple[int, str]](), {pid}
+    while layer:
+        below = {child for child, (parent, _) in table.items() if parent in layer}
+        found |= {(child, table[child][1]) for child in below}
+        layer = below
+    return found
+
+
+def alive(processes: set[tuple[int, str]]) -> set[int]:
+    table = process_table()
+    return {pid for pid, start in processes if pid in table and table[pid][1] == start}
+
+
+def gone_within(processes: set[tuple[int, str]], seconds: float) -> set[int]:
+    """Wait until none of `processes` lives, at most `seconds`; return those that still do."""
+    deadline = time.monotonic() + seconds
+    while (left := alive(processes)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
+
+
+def host_mounts() -> str:
+    return Path("/proc/self/mounts").read_text()
+
+
+async def open_sessions(gateway: Served, http: httpx2.AsyncClient, count: int) -> list[RawMcp]:
+    clients = [RawMcp(http, f"{gateway.url}/mcp") for _ in range(count)]
+    for client in clients:
+        assert texts(await client.call(LEGACY, "echo", text="hello")) == "hello"
+    return clients
+
+
+async def decided(state: Path, tool: str) -> None:
+    """Return once the ledger holds a decision on a call of `tool`: from then on it is in flight."""
+    with anyio.fail_after(10):
+        while not any(f'"tool":"{tool}"' in line for line in ledger_text(state).split("\n")):
+            await anyio.sleep(0.02)
+
+
+def ledger_text(state: Path) -> str:
+    return "".join(file.read_text() for file in (state / "audit").glob("*.jsonl"))
+
+
+async def turned_away(client: RawMcp) -> bool:
+    """Return whether calls come to be refused, in words (503) or by a closed port."""
+    for _ in range(100):
+        try:
+            answer = await client.call(LEGACY, "echo", text="late")
+        except httpx2.TransportError:
+            return True
+        if answer.status_code == 503:
+            return "retry-after" in answer.headers
+        await anyio.sleep(0.01)
+    return False
+
+
+async def test_sigterm_finishes_calls_in_flight_exits_0_and_leaves_no_process(tmp_path: Path) -> None:
+    pack, state = str(copy_pack("echo", tmp_path).folder), tmp_path / "state"
+    with serving(pack, "--state", str(state)) as gateway:
+        async with httpx2.AsyncClient(timeout=30) as http:
+            client, other = await open_sessions(gateway, http, 2)
+            processes = descendants(gateway.process.pid)
+            assert len(processes) >= 4
+            answers: list[httpx2.Response] = []
+
+            async def slow() -> None:
+                answers.append(await client.call(LEGACY, "sleep", seconds=1))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(slow)
+                await decided(state, "sleep")
+                gateway.process.send_signal(signal.SIGTERM)
+                assert await turned_away(other)
+            assert answers[0].status_code == 200, answers[0].text
+            assert texts(answers[0]) == "slept"
+        assert gateway.process.wait(10) == 0
+        assert gone_within(processes, 2) == set()
+    assert verify(state).ok
+
+
+async def test_sigkill_of_the_gateway_leaves_no_process_after_two_seconds(tmp_path: Path) -> None:
+    pack, state = str(copy_pack("echo", tmp_path).folder), tmp_path / "state"
+    mounts = host_mounts()
+    with serving(pack, "--state", str(state)) as gateway:
+        async with httpx2.AsyncClient(timeout=30) as http:
+            await open_sessions(gateway, http, 3)
+            processes = descendants(gateway.process.pid)
+            assert len(processes) >= 6
+            os.kill(gateway.process.pid, signal.SIGKILL)
+        assert gone_within(processes, 2) == set()
+    assert host_mounts() == mounts
+    with serving(pack, "--state", str(state)) as again:
+        async with httpx2.AsyncClient(timeout=30) as http:
+            await open_sessions(again, http, 1)
+    assert verify(state).ok
