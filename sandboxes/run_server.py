@@ -16,17 +16,19 @@ import sys
 
 
 def main(argv):
+    """Run what `argv` names, as an interpreter would, and return its exit code."""
     folder, how, name, *rest = argv
+    # Interpreters that the server starts itself find its packages, and nothing in the workspace.
+    children = {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
     if folder != "-":
         site.addsitedir(folder)
-        # Interpreters that the server starts itself find its packages, and nothing in the workspace.
-        os.environ["PYTHONPATH"] = folder
-    os.environ["PYTHONSAFEPATH"] = os.environ["PYTHONNOUSERSITE"] = "1"
+        children["PYTHONPATH"] = folder
+    os.environ.update(children)  # noqa: TID251 - the server's own, inside its sandbox
     if how == "entry":
         return call(name, *rest)
     sys.argv = [name, *rest]
     if how == "script":
-        sys.path.insert(0, os.path.dirname(name))
+        sys.path.insert(0, os.path.dirname(name))  # noqa: PTH120 - importing pathlib costs time here
         runpy.run_path(name, run_name="__main__")
     else:
         runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -34,6 +36,7 @@ def main(argv):
 
 
 def call(name, target, *rest):
+    """Do what an installed console script does."""
     sys.argv = [name, *rest]
     module, _, attribute = target.partition(":")
     function = importlib.import_module(module)

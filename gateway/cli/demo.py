@@ -133,8 +133,7 @@ async def _serving(story: _Story, state: Path) -> AsyncGenerator[str]:
             story.tell(f"   ready on {ready.url}", (story.clock.monotonic() - began) * 1000)
             yield ready.url
         finally:
-            with anyio.CancelScope(shield=True):
-                code = await _end(server)
+            code = await _end(server)
         story.expect(f"SIGTERM ends the gateway with 0 (it was {code})", code == 0)
 
 
@@ -143,7 +142,7 @@ async def _end(server: Process) -> int | None:
 
     if server.returncode is None:
         server.terminate()
-        with anyio.move_on_after(END_SECONDS):
+        with anyio.move_on_after(END_SECONDS, shield=True):
             return await server.wait()
         server.kill()
     return server.returncode
@@ -216,7 +215,8 @@ def _tell_step(story: _Story, action: Mapping[str, Any], step: Mapping[str, Any]
     earned = "" if data["reward"] is None else f"reward {data['reward']}"
     story.tell(f"   step     {action.get('tool_name', action['type'])}  {earned}".rstrip(), step["ms"])
     story.expect("the step is no error", not observation.get("error"))
-    checks = (observation.get("metadata") or {}).get("rubric") or []
+    metadata: Mapping[str, Any] = observation.get("metadata") or {}
+    checks: list[dict[str, Any]] = metadata.get("rubric") or []
     story.detail("\n".join(f"check {check['check']}: {check['score']}" for check in checks))
 
 
@@ -239,17 +239,15 @@ async def _client(script: str, answers: int, *words: str) -> list[dict[str, Any]
 
 
 def _ledger(story: _Story, state: Path) -> None:
-    from gateway.cli.audit import record_line
+    from gateway.cli.audit import record_line, summary
     from gateway.runtime import audit
 
-    story.tell("\n4. the ledger of these calls: a decision before each, an outcome after each that ran")
+    story.tell("\n4. the ledger of these calls: a decision and an outcome each")
     records = [record for record in audit.query(state) if record.get("call_id")]
     for record in records:
         story.tell(f"   {record_line(record)}")
     report = audit.verify(state)
-    story.tell(
-        f"   sandgate audit verify: {report.records} records, chain {'holds' if report.ok else 'is broken'}"
-    )
+    story.tell(f"   {summary(report)}")
     story.expect("the chain verifies", report.ok)
     decided = sum(1 for record in records if record["event"] == "decision")
     story.expect(f"four calls were decided on (they were {decided})", decided == 4)

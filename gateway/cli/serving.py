@@ -193,7 +193,12 @@ def _app(config: Config, gateway: Gateway, identity: Identity) -> GatewayApp:
         gateway,
         identity=identity,
         security=HttpSecurity.bound_to(config.host),
-        episodes=Episodes(gateway, cache_dir=config.cache, trajectories=trajectories)
+        episodes=Episodes(
+            gateway,
+            cache_dir=config.cache,
+            trajectories=trajectories,
+            orchestration=config.deployment.orchestration,
+        )
         if orchestrated
         else None,
         limits=GateLimits(max_body=config.limits.max_body),

@@ -98,7 +98,7 @@ class EpisodeRun:
             "task": self.task.id if self.task else None,
             "split": self.task.split if self.task else None,
             "seed": self.seed,
-            "policy": policy.file,
+            "policy_file": policy.file,
             "policy_sha256": policy.sha256,
             "max_steps": self.state.limits.max_steps,
         }
@@ -122,10 +122,7 @@ class EpisodeRun:
         """Take the action if the episode has time left, and no longer than that."""
         left = self._time_left()
         if left is not None and left <= 0:
-            name = action.tool_name if isinstance(action, CallTool) else ""
-            return _Shown(
-                error_observation(name, ErrorType.TIMEOUT, "the episode's time is over; nothing was done")
-            )
+            return _Shown(_too_late(action))
         bounds = [bound for bound in (seconds, left) if bound is not None]
         shown = await self._act(action, min(bounds, default=None))
         self._time_left()
@@ -239,3 +236,9 @@ def _written(action: Action) -> JsonObject:
             return {"type": "submit", "answer": answer}
         case CallTool(tool_name, arguments):
             return {"type": "call_tool", "tool_name": tool_name, "arguments": arguments}
+
+
+def _too_late(action: Action) -> JsonObject:
+    name = action.tool_name if isinstance(action, CallTool) else ""
+    shown = error_observation(name, ErrorType.TIMEOUT, "the episode's time is over; nothing was done")
+    return shown if name else {"error": shown["error"]}

@@ -1,138 +1,122 @@
-"""The stock OpenEnv 0.10 clients, unchanged and from their own environment, play real episodes."""
+"""The stock OpenEnv 0.10 client, unchanged and from its own environment, plays real episodes.
+
+Importing it costs many seconds (it brings a web interface along), so one process plays everything.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
 import anyio.to_thread
-import pytest
 
 from tests.support.env_serving import env_server
 from tests.support.venvs import client_venv, run_client
 
 REQUIREMENTS = ("openenv==0.10.0",)
 
-SYNC = """
-import json, sys
+PLAYER = r"""
+import asyncio, inspect, json, sys
 from openenv.core.generic_client import GenericEnvClient
 
-told = {}
-with GenericEnvClient(base_url=sys.argv[1]).sync() as env:
-    start = env.reset(task="fix-readme", seed=7, episode_id="from-openenv")
-    told["start"] = [start.observation["prompt"], start.reward, start.done, start.observation["metadata"]["seed"]]
-    listed = env.step({"type": "list_tools"})
+URL = sys.argv[1]
+
+
+async def result(value):
+    return await value if inspect.isawaitable(value) else value
+
+
+async def play(env):
+    # One script for both: `await result(...)` takes the async client's awaitables and the sync one's values.
+    def call(tool, **arguments):
+        return result(env.step({"type": "call_tool", "tool_name": tool, "arguments": arguments}))
+
+    told = {}
+    start = await result(env.reset(task="fix-readme", seed=7, episode_id="from-openenv"))
+    told["start"] = [start.observation["prompt"], start.reward, start.done, start.metadata["seed"]]
+    listed = await result(env.step({"type": "list_tools"}))
     told["tools"] = [tool["name"] for tool in listed.observation["tools"]]
-    call = lambda tool, **arguments: env.step({"type": "call_tool", "tool_name": tool, "arguments": arguments})
-    told["echo"] = call("echo", text="hi").observation["result"]["data"]
-    denied = call("write", path="/workspace/.env", content="x")
-    told["denied"] = [denied.observation["error"]["error_type"], denied.reward, denied.done,
-                      denied.observation["metadata"]["policy"]["rule"]]
-    call("write", path="README.md", content="The echo pack's workspace.")
-    state = env.state()
+    told["echo"] = (await call("echo", text="hi")).observation["result"]["data"]
+    denied = await call("write", path="/workspace/.env", content="x")
+    told["denied"] = [denied.observation["error"]["error_type"], denied.reward, denied.done]
+    told["decision"] = denied.metadata["policy"]
+    await call("write", path="README.md", content="The echo pack's workspace.")
+    state = await result(env.state())
     told["state"] = [state["episode_id"], state["step_count"]]
-    end = env.step({"type": "submit", "answer": "done"})
-    told["end"] = [end.reward, end.done, end.observation["metadata"]["done_reason"]]
-    told["again"] = env.reset().done
-print(json.dumps(told))
-"""
+    end = await result(env.step({"type": "submit", "answer": "done"}))
+    told["end"] = [end.reward, end.done, end.metadata["done_reason"], end.metadata["rubric"]]
+    told["again"] = (await result(env.reset())).done
+    return told
 
-ASYNC = """
-import asyncio, json, sys
-from openenv.core.generic_client import GenericEnvClient
 
-async def main():
-    async with GenericEnvClient(base_url=sys.argv[1]) as env:
-        start = await env.reset(task="fix-readme", seed=7, episode_id="from-openenv")
-        told = {"start": [start.observation["prompt"], start.reward, start.done, start.observation["metadata"]["seed"]]}
-        listed = await env.step({"type": "list_tools"})
-        told["tools"] = [tool["name"] for tool in listed.observation["tools"]]
-        call = lambda tool, **arguments: env.step(
-            {"type": "call_tool", "tool_name": tool, "arguments": arguments})
-        told["echo"] = (await call("echo", text="hi")).observation["result"]["data"]
-        denied = await call("write", path="/workspace/.env", content="x")
-        told["denied"] = [denied.observation["error"]["error_type"], denied.reward, denied.done,
-                          denied.observation["metadata"]["policy"]["rule"]]
-        await call("write", path="README.md", content="The echo pack's workspace.")
-        state = await env.state()
-        told["state"] = [state["episode_id"], state["step_count"]]
-        end = await env.step({"type": "submit", "answer": "done"})
-        told["end"] = [end.reward, end.done, end.observation["metadata"]["done_reason"]]
-        told["again"] = (await env.reset()).done
-        print(json.dumps(told))
-
-asyncio.run(main())
-"""
-
-TOOL_CLIENT = """
-import json, sys
-from openenv.core.mcp_client import MCPToolClient
-
-told = {}
-with MCPToolClient(base_url=sys.argv[1]).sync() as env:
-    told["listed"] = [tool.name for tool in env.list_tools()]
-    env.reset()
-    told["echo"] = env.call_tool("echo", text="hi")
-    told["structured"] = env.call_tool("structured", value=3)
-    try:
-        env.call_tool("write", path="/workspace/.env", content="x")
-    except RuntimeError as error:
-        told["denied"] = str(error)
-    told["state"] = env.state().step_count
-print(json.dumps(told))
-"""
-
-ERRORS = """
-import json, sys
-from openenv.core.generic_client import GenericEnvClient
-
-told = []
-with GenericEnvClient(base_url=sys.argv[1]).sync() as env:
-    for attempt in (lambda: env.reset(task="no-such-task"), lambda: env.step({"type": "dance"})):
+def play_sync():
+    with GenericEnvClient(base_url=URL).sync() as env:
+        coroutine = play(env)
         try:
-            attempt()
-        except RuntimeError as error:
-            told.append(str(error))
-    told.append(env.reset().done)
-print(json.dumps(told))
+            while True:
+                coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value
+
+
+async def play_async():
+    async with GenericEnvClient(base_url=URL) as env:
+        return await play(env)
+
+
+def mistakes():
+    told = []
+    with GenericEnvClient(base_url=URL).sync() as env:
+        for attempt in (lambda: env.reset(task="no-such-task"), lambda: env.step({"type": "dance"})):
+            try:
+                attempt()
+            except RuntimeError as error:
+                told.append(str(error))
+        told.append(env.reset().done)
+    return told
+
+
+def under_the_packs_own_path():
+    with GenericEnvClient(base_url=URL + "/packs/echo").sync() as env:
+        return env.reset().metadata["task"]
+
+
+print(json.dumps({
+    "sync": play_sync(),
+    "async": asyncio.run(play_async()),
+    "mistakes": mistakes(),
+    "under_the_packs_own_path": under_the_packs_own_path(),
+}))
 """
 
 
-async def play(tmp_path: Path, script: str) -> Any:
+async def test_the_generic_client_plays_episodes_to_their_reward_in_sync_and_in_async_code(
+    tmp_path: Path,
+) -> None:
     python = await anyio.to_thread.run_sync(client_venv, "openenv", REQUIREMENTS)
     async with env_server(tmp_path) as server:
-        run: Callable[[], str] = partial(run_client, python, script, server.url)
-        return json.loads(await anyio.to_thread.run_sync(run))
+        told = json.loads(await anyio.to_thread.run_sync(run_client, python, PLAYER, server.url))
+        assert server.gateway.readiness().detail["sessions"] == 0
+    check_episode(told["sync"])
+    check_episode(told["async"])
+    task, action, done = told["mistakes"]
+    assert "VALIDATION_ERROR" in task
+    assert "VALIDATION_ERROR" in action
+    assert done is False
+    assert told["under_the_packs_own_path"] == "be-good"
 
 
-@pytest.mark.parametrize("script", [SYNC, ASYNC], ids=["sync", "async"])
-async def test_the_generic_client_plays_an_episode_to_its_reward(tmp_path: Path, script: str) -> None:
-    told = await play(tmp_path, script)
+def check_episode(told: dict[str, Any]) -> None:
     assert told["start"] == ["Fix the typo in README.md and say done.", None, False, 7]
     assert {"echo", "write", "submit"} <= set(told["tools"])
     assert "hidden" not in told["tools"]
     assert told["echo"] == "hi"
-    assert told["denied"] == ["execution_error", -0.25, False, "no-secret-files"]
+    assert told["denied"] == ["execution_error", -0.25, False]
+    assert told["decision"]["rule"] == "no-secret-files"
+    assert (told["decision"]["policy"], told["decision"]["line"]) == ("policy.yaml", 10)
     assert told["state"] == ["from-openenv", 4]
-    assert told["end"] == [1.0, True, "submitted"]
+    reward, done, reason, components = told["end"]
+    assert (reward, done, reason) == (1.0, True, "submitted")
+    assert [component["score"] for component in components] == [1.0, 1.0, 1.0]
     assert told["again"] is False
-
-
-async def test_the_mcp_tool_client_lists_calls_and_is_told_of_denials(tmp_path: Path) -> None:
-    told = await play(tmp_path, TOOL_CLIENT)
-    assert "echo" in told["listed"]
-    assert told["echo"] == "hi"
-    assert told["structured"] == {"value": 3}
-    assert "secret files are never in scope" in told["denied"]
-    assert told["state"] == 3
-
-
-async def test_errors_are_raised_in_the_client_and_the_session_goes_on(tmp_path: Path) -> None:
-    task, action, done = await play(tmp_path, ERRORS)
-    assert "VALIDATION_ERROR" in task
-    assert "VALIDATION_ERROR" in action
-    assert done is False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gateway.core.screening import MAX_TEXT, screen
@@ -30,7 +32,7 @@ def test_ordinary_text_in_any_script_is_untouched() -> None:
 
 
 def test_hidden_text_deep_in_a_schema_is_found_too() -> None:
-    schema = {"properties": {"q": {"description": "x\u2066y", "enum": [1, True, None]}}}
+    schema: Any = {"properties": {"q": {"description": "x\u2066y", "enum": [1, True, None]}}}
     result, notes = screen({"name": "t", "inputSchema": schema})
     assert "\\u{2066}" in str(result["inputSchema"]) or "\\\\u{2066}" in str(result["inputSchema"])
     assert len(notes) == 1

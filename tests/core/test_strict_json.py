@@ -325,7 +325,7 @@ def test_no_input_raises_anything_else(data: str | bytes) -> None:
         result = loads(data)
     except StrictJsonError:
         return
-    dumps(result)
+    assert loads(dumps(result)) == result
 
 
 @given(any_values.filter(lambda value: isinstance(value, dict | list)), st.integers(1, 6))

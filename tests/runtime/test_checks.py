@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -151,6 +152,19 @@ async def test_a_check_that_cannot_be_run_is_a_fault_not_a_zero(bench: Bench, ch
 async def test_a_script_that_says_no_score_is_a_fault(bench: Bench) -> None:
     with pytest.raises(CheckFault, match=r"python score\.py: its last line is not a score"):
         await bench.run(bench.script("print('looks good')"))
+
+
+def make_repository(folder: Path) -> None:
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for command in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "Fix typo"]):
+        subprocess.run([*git, *command], check=True)
+
+
+async def test_git_reads_a_repository_that_another_user_owns(bench: Bench) -> None:
+    make_repository(bench.seed)
+    log = Command(argv=("git", "-C", "/workspace", "log", "-1", "--format=%s"), stdout_matches="(?i)typo")
+    clean = Command(argv=("git", "status", "--porcelain"), stdout_equals="")
+    assert await bench.run(log, clean) == [CheckScore(1.0), CheckScore(1.0)]
 
 
 async def test_endless_output_is_cut_and_the_check_still_judged(bench: Bench) -> None:

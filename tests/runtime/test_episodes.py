@@ -15,7 +15,7 @@ import pytest
 from gateway.core.calls import LOCAL
 from gateway.core.episode import Action, CallTool, EpisodeOver, ListTools, StepResult, Submit
 from gateway.core.tasks import Task, parse_task
-from gateway.errors import ClientError, ShuttingDown, TooManySessions, UnknownSession, UsageError
+from gateway.errors import ClientError, LedgerError, ShuttingDown, TooManySessions, UnknownSession, UsageError
 from gateway.runtime.episodes import (
     EpisodeGone,
     Episodes,
@@ -511,6 +511,25 @@ async def test_a_clients_episode_id_names_no_file(tmp_path: Path) -> None:
     (file,) = (tmp_path / "trajectories").iterdir()
     assert "escaped" not in file.name
     assert not list(tmp_path.parent.glob("**/escaped*"))
+
+
+async def test_a_trajectory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "trajectories").write_text("in the way", encoding="utf-8")
+    async with playing(tmp_path) as session:
+        with pytest.raises(LedgerError, match="trajectory cannot be written"):
+            await session.step(ListTools())
+
+
+async def test_time_that_is_over_leaves_an_action_undone(tmp_path: Path) -> None:
+    edit_manifest(tmp_path, "max_steps: 8", "max_steps: 8, time_limit: 1ms")
+    async with playing(tmp_path) as session:
+        await session.reset(FIX_README)
+        late = await session.step(Submit("done"))
+        assert (late.done, metadata(late)["done_reason"]) == (True, "time_limit")
+        assert observed(late) == {
+            "error": {"error_type": "timeout", "message": "the episode's time is over; nothing was done"}
+        }
+        assert late.reward == 0.0
 
 
 async def test_same_seed_and_actions_give_the_same_observations(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def test_an_unreadable_answer_names_its_request_where_libraries_write_it(
 def test_how_bytes_are_split_never_changes_the_frames(lines: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(line + b"\n" for line in lines)
     whole = LineFramer(25).feed(stream)
-    framer, pieces, rest = LineFramer(25), [], stream
+    framer, rest = LineFramer(25), stream
+    pieces: list[bytes | TooLong] = []
     while rest:
         size = data.draw(st.integers(1, len(rest)))
         pieces += framer.feed(rest[:size])

@@ -221,7 +221,7 @@ async def test_an_idle_session_is_closed_and_one_in_use_is_not(tmp_path: Path) -
         await call(gateway, session, "sleep", seconds=0.4)
         assert not session.closed
         with anyio.fail_after(5):
-            while not session.closed:
+            while not session.closed:  # noqa: ASYNC110 - nothing tells of it, on purpose
                 await anyio.sleep(0.02)
 
 

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -20,7 +22,11 @@ SLEEP = "86397.25"
 
 
 def processes(word: str) -> list[int]:
-    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if word in words(path)]
+    return [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if words(path)[:2] == ["sleep", word]
+    ]
 
 
 def words(path: Path) -> list[str]:
@@ -31,7 +37,9 @@ def words(path: Path) -> list[str]:
 
 
 def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Return the children of all its threads."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for path in lists for word in path.read_text().split()]
 
 
 def groups_of(pid: int) -> list[str]:
@@ -41,16 +49,31 @@ def groups_of(pid: int) -> list[str]:
     return found
 
 
-def stand_in(folder: Path, sleep: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, str(STAND_IN), str(folder), sleep], stdout=subprocess.PIPE)
+@asynccontextmanager
+async def stand_in(folder: Path, sleep: str) -> AsyncGenerator[subprocess.Popen[bytes]]:
+    """Run a gateway with six processes in its sandboxes; it is dead at the end in any case."""
+    command = [sys.executable, str(STAND_IN), str(folder), sleep]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as gateway:  # noqa: ASYNC220 - returns at once
+        try:
+            assert gateway.stdout is not None
+            assert await anyio.to_thread.run_sync(gateway.stdout.readline) == b"ready\n"
+            assert await becomes(lambda: len(processes(sleep)) == 6), processes(sleep)
+            yield gateway
+        finally:
+            gateway.kill()
 
 
-async def gone(word: str, seconds: float) -> bool:
-    with anyio.move_on_after(seconds):
-        while processes(word):
-            await anyio.sleep(0.02)
-        return True
-    return False
+async def becomes(condition: Callable[[], bool], seconds: float = 2) -> bool:
+    """Say whether something the kernel tells nobody about comes true within so many seconds."""
+    for _ in range(round(seconds / 0.02)):
+        if condition():
+            return True
+        await anyio.sleep(0.02)
+    return condition()
+
+
+async def gone(word: str) -> bool:
+    return await becomes(lambda: not processes(word))
 
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -58,40 +81,30 @@ async def test_no_process_is_left_two_seconds_after_the_gateway_died(
     by: signal.Signals, tmp_path: Path
 ) -> None:
     sleep = f"{SLEEP}{by.value}"
-    with stand_in(tmp_path, sleep) as gateway:
-        assert gateway.stdout is not None
-        assert await anyio.to_thread.run_sync(gateway.stdout.readline) == b"ready\n"
-        assert len(processes(sleep)) == 6
+    async with stand_in(tmp_path, sleep) as gateway:
         os.kill(gateway.pid, by)
-        assert await gone(sleep, 2)
-    with anyio.fail_after(3):
-        while groups_of(gateway.pid):
-            await anyio.sleep(0.02)
+        assert await gone(sleep)
+    assert await becomes(lambda: not groups_of(gateway.pid))
 
 
 async def test_no_process_is_left_when_the_launcher_is_killed_and_the_sandboxes_are_told_ended(
     tmp_path: Path,
 ) -> None:
     sleep = f"{SLEEP}00"
-    with stand_in(tmp_path, sleep) as gateway:
-        assert gateway.stdout is not None
-        await anyio.to_thread.run_sync(gateway.stdout.readline)
+    async with stand_in(tmp_path, sleep) as gateway:
         (launcher,) = children(gateway.pid)
         os.kill(launcher, signal.SIGKILL)
-        assert await gone(sleep, 2)
-        gateway.kill()
+        assert await gone(sleep)
 
 
 async def test_a_start_sweeps_the_groups_of_a_gateway_that_died_with_its_launcher(tmp_path: Path) -> None:
     sleep = f"{SLEEP}01"
-    with stand_in(tmp_path, sleep) as gateway:
-        assert gateway.stdout is not None
-        await anyio.to_thread.run_sync(gateway.stdout.readline)
+    async with stand_in(tmp_path, sleep) as gateway:
         (launcher,) = children(gateway.pid)
         left = groups_of(gateway.pid)
         os.kill(launcher, signal.SIGKILL)
         os.kill(gateway.pid, signal.SIGKILL)
-        assert await gone(sleep, 2)
+        assert await gone(sleep)
     async with BubblewrapDriver(tmp_path) as driver:
         assert driver.name == "bubblewrap"
         assert groups_of(gateway.pid) == []
@@ -101,15 +114,11 @@ async def test_a_start_sweeps_the_groups_of_a_gateway_that_died_with_its_launche
 
 async def test_a_sweep_leaves_the_groups_of_a_living_gateway_alone(tmp_path: Path) -> None:
     sleep = f"{SLEEP}02"
-    with stand_in(tmp_path, sleep) as gateway:
-        assert gateway.stdout is not None
-        await anyio.to_thread.run_sync(gateway.stdout.readline)
+    async with stand_in(tmp_path, sleep) as gateway:
         before = groups_of(gateway.pid)
         async with BubblewrapDriver(tmp_path):
             assert groups_of(gateway.pid) == before
             assert len(processes(sleep)) == 6
-        gateway.kill()
-        assert await gone(sleep, 2)
 
 
 def test_a_tag_names_one_process_for_good() -> None:

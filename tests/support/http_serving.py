@@ -16,10 +16,16 @@ from gateway.runtime.ledger import open_ledger
 from gateway.runtime.packs import load_pack
 from gateway.serve.app import GatewayApp
 from gateway.serve.server import serve_http
-from tests.support.gateways import copy_pack, installer
+from tests.support.gateways import PACKS, copy_pack, installer
 from tests.support.sandboxes import bubblewrap
 
-__all__ = ["open_echo_packs", "running"]
+__all__ = ["open_echo_packs", "rule_line", "running"]
+
+
+def rule_line(rule: str) -> int:
+    """Return the line of a rule in the echo pack's policy."""
+    lines = (PACKS / "echo" / "policy.yaml").read_text(encoding="utf-8").splitlines()
+    return next(number for number, line in enumerate(lines, 1) if line.strip() == f"- id: {rule}")
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ def run_sandgate(
 
 
 @contextmanager
-def serving(*args: str, env: Mapping[str, str] | None = None) -> Iterator[Served]:
+def serving(*args: str, env: Mapping[str, str] | None = None) -> Generator[Served]:
     """Serve on a free port until the block ends, then end it by SIGTERM unless it has ended."""
     environ = {**os.environ, **(env or {})}  # noqa: TID251 - a child's environment
     process = subprocess.Popen(

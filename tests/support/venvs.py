@@ -35,7 +35,7 @@ def client_venv(name: str, requirements: Sequence[str]) -> Path:
     return python
 
 
-def run_client(python: Path, script: str, *args: str, timeout: float = 60.0) -> str:
+def run_client(python: Path, script: str, *args: str, timeout: float = 120.0) -> str:
     """Run `script` (source text) with a client's python, without our own packages; return its stdout.
 
     A failure raises `AssertionError` that shows both streams.

@@ -130,11 +130,17 @@ def named(argument: str) -> Finder:
 
 def of_kind(kind: Kind, kinds: Mapping[str, Kind]) -> Finder:
     """Return a finder for every value of a kind: each argument declared so, each item where it is a list."""
-    finders = [named(argument) for argument, declared in kinds.items() if declared == kind]
+    names = [argument for argument, declared in kinds.items() if declared == kind]
+    tops = [name for name in names if "." not in name]
+    nested = [named(name) for name in names if "." in name]
 
     def find(arguments: JsonObject) -> Sequence[Found]:
         found: list[Found] = []
-        for finder in finders:
+        for name in tops:
+            if name in arguments:
+                value = arguments[name]
+                found += value if isinstance(value, list) else (value,)
+        for finder in nested:
             for value in finder(arguments):
                 found += value if isinstance(value, list) else (value,)
         return found
@@ -167,8 +173,9 @@ class Spelling:
 def canonicalise(arguments: JsonObject, spellings: Sequence[Spelling]) -> JsonObject | Unfit:
     """Return the arguments in their one spelling; what does not change is shared with the input."""
     for spelling in spellings:
-        if spelling.keys[0] not in arguments:
-            continue
+        value = arguments.get(spelling.keys[0])
+        if value is None or (isinstance(value, str) and spelling.canon(value) is value):
+            continue  # missing, or spelled well already: nearly all are
         changed = _respell(arguments, spelling.keys, spelling.canon)
         if isinstance(changed, Unfit):
             return replace(changed, reason=f"argument {spelling.argument!r}: {changed.reason}")

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from gateway.core.decisions import Decision, DecisionCode
+from gateway.core.decisions import Decision, DecisionCode, Effect
 from gateway.core.json_types import JsonObject
 from gateway.core.policy.arguments import Spelling, canonicalise, excess
 from gateway.core.policy.model import Defaults
@@ -66,16 +66,19 @@ def _said(rule: BoundRule, arguments: JsonObject, request: Request) -> Decision:
 
 
 def _no_match(rules: ToolRules, arguments: JsonObject, request: Request, otherwise: Decision) -> Decision:
-    grants: Sequence[BoundRule] = (*rules.asks, *rules.allows)
-    tool = f"{request.server}.{request.tool}"
-    if not grants:
-        return replace(otherwise, reason=f"{otherwise.reason} {tool}")
-    reason = f"{otherwise.reason} {tool} with these arguments"
-    near = closest(grants, arguments, request.principal)
+    reason = f"{otherwise.reason} {request.server}.{request.tool}"
+    near = closest(rules.asks + rules.allows, arguments, request.principal)
     if near:
-        reason += f"; the closest, rule {near.rule.rule.id!r} in line {near.rule.line}, {near.hint}"
-    return replace(otherwise, reason=reason)
+        rule = near.rule
+        reason += (
+            f" with these arguments; the closest, rule {rule.rule.id!r} in line {rule.line}, {near.hint}"
+        )
+    return _denial(otherwise, DecisionCode.NO_MATCH, reason)
 
 
 def _refused(request: Request, otherwise: Decision, code: DecisionCode, reason: str) -> Judgement:
-    return Judgement(replace(otherwise, code=code, reason=reason), request.arguments)
+    return Judgement(_denial(otherwise, code, reason), request.arguments)
+
+
+def _denial(otherwise: Decision, code: DecisionCode, reason: str) -> Decision:
+    return Decision(Effect.DENY, code, reason, policy=otherwise.policy, policy_sha256=otherwise.policy_sha256)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from gateway.core.decisions import Decision, DecisionCode
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.policy.compile import CompiledPolicy
-from gateway.core.policy.nearness import NearMiss, brief, near_miss
+from gateway.core.policy.nearness import NearMiss, near_miss
 from gateway.core.policy.request import Request
 from gateway.core.policy.rules import BoundRule
+from gateway.core.policy.showing import brief
 
 __all__ = ["Explanation", "explain"]
 
@@ -76,8 +77,8 @@ def _place(rule: BoundRule, file: str | None) -> dict[str, JsonValue]:
 def _failed(miss: NearMiss) -> JsonObject:
     return {
         "argument": miss.argument,
-        "matcher": miss.matcher,
-        "expected": miss.expected,
+        "matcher": miss.check.matcher,
+        "expected": miss.check.expected,
         "actual": _shortened(miss.actual),
     }
 

@@ -15,8 +15,9 @@ from gateway.core.policy.arguments import canon_for
 from gateway.core.policy.equality import json_equal, one_of
 from gateway.core.policy.model import ItemMatchers, Kind, Matchers
 from gateway.core.policy.paths import canonical_path
-from gateway.core.policy.patterns import compile_glob, compile_host
+from gateway.core.policy.patterns import compile_globs, compile_host
 from gateway.core.policy.regexes import compile_regex
+from gateway.core.policy.showing import brief
 from gateway.core.policy.unfit import Unfit
 from gateway.core.policy.urls import Url, split_url
 from gateway.core.policy.verdicts import Verdict, all_of, any_of, opposite
@@ -40,10 +41,11 @@ class ValueKind:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One matcher of one argument: its name and operand as written, and the closure that judges."""
+    """One matcher of one argument: its name, its operand as data and as text, and the closure that judges."""
 
     matcher: str
     expected: JsonValue
+    wanted: str
     judge: Judge
 
 
@@ -62,7 +64,9 @@ def implied_kind(matchers: Matchers) -> Kind | None:
 def compile_matchers(matchers: Matchers, values: ValueKind) -> tuple[Check, ...]:
     """Return one check for each matcher that is written, in a fixed order."""
     expected = matchers.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return tuple(Check(name, expected[name], judge) for name, judge in _judges(matchers, values))
+    return tuple(
+        Check(name, expected[name], brief(expected[name]), judge) for name, judge in _judges(matchers, values)
+    )
 
 
 def _judges(m: Matchers, values: ValueKind) -> Iterator[tuple[str, Judge]]:
@@ -108,7 +112,7 @@ def _size_judges(m: Matchers) -> Iterator[tuple[str, Judge]]:
     if "max_len" in written:
         yield "max_len", _text(lambda text: len(text) <= m.max_len)
     if "max_bytes" in written:
-        yield "max_bytes", _text(lambda text: len(text.encode("utf-8", "surrogatepass")) <= m.max_bytes)
+        yield "max_bytes", _max_bytes(m.max_bytes)
     if m.keys:
         yield "keys", _object(lambda keys: keys <= frozenset(m.keys))
     if m.required_keys:
@@ -150,6 +154,15 @@ def _together(matchers: Matchers, values: ValueKind) -> Judge:
 
 def _text(test: Callable[[str], Verdict]) -> Judge:
     return lambda value: test(value) if isinstance(value, str) else None
+
+
+def _max_bytes(most: int) -> Judge:
+    def test(text: str) -> bool:
+        if len(text) > most:
+            return False
+        return text.isascii() or len(text.encode("utf-8", "surrogatepass")) <= most
+
+    return _text(test)
 
 
 def _number(test: Callable[[int | float], bool]) -> Judge:
@@ -196,16 +209,14 @@ def _under(roots: Sequence[str], values: ValueKind) -> Judge:
     folders = [path for root in roots if isinstance(path := canonical_path(root, values.workspace), str)]
     exact = frozenset(folders)
     inside = tuple(f"{folder.rstrip('/')}/" for folder in folders)
-    return _text(lambda path: path in exact or path.startswith(inside))
+    return lambda value: (value.startswith(inside) or value in exact) if isinstance(value, str) else None
 
 
 def _glob(patterns: Sequence[str], values: ValueKind) -> Judge:
-    tests = [compile_glob(_rooted(pattern, values)) for pattern in patterns]
+    test = compile_globs([_rooted(pattern, values) for pattern in patterns])
 
     def judge(value: JsonValue) -> Verdict:
-        if not isinstance(value, str) or len(value) > MAX_GLOB_TEXT:
-            return None
-        return _any_test(tests, value)
+        return test(value) if isinstance(value, str) and len(value) <= MAX_GLOB_TEXT else None
 
     return judge
 

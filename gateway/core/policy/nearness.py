@@ -6,7 +6,6 @@ policy's side of the comparison and never the argument's value; `explain` shows 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,51 +13,56 @@ from gateway.core.calls import Principal
 from gateway.core.decisions import Effect
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.policy.arguments import UNREACHABLE
+from gateway.core.policy.matchers import Check
 from gateway.core.policy.rules import BoundRule, Condition
+from gateway.core.policy.showing import type_phrase
 
-__all__ = ["NearMiss", "brief", "closest", "doubts", "near_miss"]
+__all__ = ["NearMiss", "closest", "doubts", "near_miss"]
 
-_LONGEST = 120
 _GLANCE = 100
+_PRESENT = Check("present", True, "", lambda value: True)
 
 
 @dataclass(frozen=True, slots=True)
 class NearMiss:
-    """The first condition of a rule that failed; `held` counts those before and after it that did not."""
+    """A rule that did not hold, and the first of its conditions that failed."""
 
     rule: BoundRule
     argument: str
-    matcher: str
-    expected: JsonValue
+    check: Check
     actual: JsonValue
-    held: int
 
     @property
     def hint(self) -> str:
         """Return what the rule wants, without what it got."""
-        if self.matcher == "to":
-            return f"is for {brief(self.expected)}"
-        if self.matcher == "present":
+        if self.check.matcher == "to":
+            return f"is for {self.check.wanted}"
+        if self.check is _PRESENT:
             return f"wants {self.argument!r}, which is missing"
-        return f"wants {self.argument!r}: {self.matcher} {brief(self.expected)}"
+        return f"wants {self.argument!r}: {self.check.matcher} {self.check.wanted}"
 
 
 def near_miss(rule: BoundRule, arguments: JsonObject, principal: Principal) -> NearMiss | None:
     """Return why the rule does not hold, or `None` if it does."""
-    failed = [condition for condition in rule.conditions if not condition.holds(arguments)]
-    held = len(rule.conditions) - len(failed)
     if not rule.covers(principal):
-        return NearMiss(rule, "@principal", "to", list(rule.rule.to or ()), principal.name, held)
-    if not failed:
-        return None
-    matcher, expected, actual = _first_failure(failed[0], arguments, rule.rule.effect)
-    return NearMiss(rule, failed[0].argument, matcher, expected, actual, held + 1)
+        return NearMiss(rule, "@principal", _recipients(rule.rule.to or ()), principal.name)
+    for condition in rule.conditions:
+        if not condition.holds(arguments):
+            check, actual = _first_failure(condition, arguments, rule.rule.effect)
+            return NearMiss(rule, condition.argument, check, actual)
+    return None
 
 
 def closest(rules: Sequence[BoundRule], arguments: JsonObject, principal: Principal) -> NearMiss | None:
-    """Return the near miss of the rule that came closest; the first in the file where several did."""
-    misses = [miss for rule in rules if (miss := near_miss(rule, arguments, principal))]
-    return max(misses, key=lambda miss: miss.held, default=None)
+    """Return the near miss of the rule with the fewest failures; the first in the file of several."""
+    fewest, near = None, None
+    for rule in rules:
+        failures = 0 if rule.covers(principal) else 1
+        for condition in rule.conditions:
+            failures += not condition.holds(arguments)
+        if fewest is None or failures < fewest:
+            fewest, near = failures, rule
+    return near_miss(near, arguments, principal) if near else None
 
 
 def doubts(rule: BoundRule, arguments: JsonObject) -> str | None:
@@ -72,44 +76,20 @@ def doubts(rule: BoundRule, arguments: JsonObject) -> str | None:
             verdicts = {check.matcher: check.judge(value) for check in condition.checks}
             open_ones = [matcher for matcher, verdict in verdicts.items() if verdict is None]
             if open_ones and False not in verdicts.values():
-                return f"{condition.argument!r} cannot be judged by {open_ones[0]!r}: {_type_name(value)}"
+                return f"{condition.argument!r} cannot be judged by {open_ones[0]!r}: {type_phrase(value)}"
     return None
 
 
-def brief(value: JsonValue) -> str:
-    """Return a value as one short line."""
-    text = (
-        json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value[: _LONGEST + 1])
-    )
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+def _recipients(names: Sequence[str]) -> Check:
+    return Check("to", list(names), ", ".join(names), lambda value: False)
 
 
-def _first_failure(
-    condition: Condition, arguments: JsonObject, effect: Effect
-) -> tuple[str, JsonValue, JsonValue]:
+def _first_failure(condition: Condition, arguments: JsonObject, effect: Effect) -> tuple[Check, JsonValue]:
     wanted = (False,) if effect is Effect.DENY else (False, None)
-    values = condition.find(arguments)
-    for value in values:
+    for value in condition.find(arguments):
         if value is UNREACHABLE:
-            return "present", True, None
+            return _PRESENT, None
         for check in condition.checks:
             if check.judge(value) in wanted:
-                return check.matcher, check.expected, value
-    return "present", True, None
-
-
-def _type_name(value: JsonValue) -> str:
-    match value:
-        case None:
-            name = "null"
-        case str():
-            name = "a string"
-        case bool():
-            name = "a boolean"
-        case list():
-            name = "a list"
-        case dict():
-            name = "an object"
-        case _:
-            name = "a number"
-    return f"it is {name}"
+                return check, value
+    return _PRESENT, None

@@ -11,7 +11,7 @@ from gateway.core.policy.unfit import Unfit
 from gateway.core.policy.urls import canonical_host
 from gateway.core.policy.wildcards import PatternError, StringTest, compile_wildcard
 
-__all__ = ["compile_glob", "compile_host", "split_tool_pattern"]
+__all__ = ["compile_glob", "compile_globs", "compile_host", "split_tool_pattern"]
 
 
 _MARKS = frozenset("*?[]{}\\")
@@ -35,6 +35,41 @@ def compile_glob(pattern: str) -> StringTest:
         else:
             groups[-1].append(compile_wildcard(segment))
     return _segments_test(groups)
+
+
+def compile_globs(patterns: Sequence[str]) -> StringTest:
+    """Return a test for any of the globs; the many that only look at a file's name cost as much as one."""
+    names: set[str] = set()
+    heads: list[str] = []
+    tails: list[str] = []
+    others: list[StringTest] = []
+    for pattern in patterns:
+        name = pattern.removeprefix("**/")
+        if name == pattern or not name or "/" in name:
+            others.append(compile_glob(pattern))
+        elif _is_literal(name):
+            names.add(name)
+        elif _is_literal(name[:-1]) and name.endswith("*"):
+            heads.append(name[:-1])
+        elif _is_literal(name[1:]) and name.startswith("*"):
+            tails.append(name[1:])
+        else:
+            others.append(compile_glob(pattern))
+    if len(others) == len(patterns):
+        return others[0] if len(others) == 1 else _any_of(others)
+    starts, ends = tuple(heads), tuple(tails)
+
+    def test(text: str) -> bool:
+        name = text[text.rfind("/") + 1 :]
+        if name in names or name.startswith(starts) or name.endswith(ends):
+            return True
+        return any(other(text) for other in others) if others else False
+
+    return test
+
+
+def _any_of(tests: Sequence[StringTest]) -> StringTest:
+    return lambda text: any(test(text) for test in tests)
 
 
 def _common_glob(pattern: str) -> StringTest | None:

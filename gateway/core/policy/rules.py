@@ -61,7 +61,7 @@ class BoundRule:
         for condition in self.conditions:
             if not condition.holds(arguments):
                 return False
-        return self.covers(principal)
+        return not self.to or self.covers(principal)
 
     def covers(self, principal: Principal) -> bool:
         """Whether the rule is about this principal."""
@@ -110,7 +110,7 @@ def _condition(argument: str, matchers: ArgumentMatchers, effect: Effect, view: 
     )
 
 
-_ABSENT = Check("absent", True, lambda value: False)
+_ABSENT = Check("absent", True, "true", lambda value: False)
 
 
 def _holds_absent(find: Finder, effect: Effect) -> Callable[[JsonObject], bool]:

@@ -73,7 +73,11 @@ class Sessions:
         """
         principal, name = self._caller(ctx)
         if is_modern(ctx.protocol_version):
-            return await self._gateway.named_session(pack, principal, name)
+            session = await self._gateway.named_session(pack, principal, name)
+            if session.principal != principal:
+                # Another token of that name, with other groups or roles: it would be judged by those.
+                raise UnknownSession(name or "default")
+            return session
         return await self._of_connection(connection_of(ctx), pack, principal)
 
     def _caller(self, ctx: RequestContext) -> tuple[Principal, str | None]:

@@ -52,7 +52,10 @@ def test_an_explanation_names_the_rules_that_held_and_why_others_did_not() -> No
 
 def test_a_near_miss_shows_argument_matcher_expected_and_actual() -> None:
     misses = explained({"path": "docs/a", "content": "abc"}).near_misses
-    shown = {miss.rule.rule.id: (miss.argument, miss.matcher, miss.expected, miss.actual) for miss in misses}
+    shown = {
+        miss.rule.rule.id: (miss.argument, miss.check.matcher, miss.check.expected, miss.actual)
+        for miss in misses
+    }
     assert shown["write"] == ("path", "under", ["/workspace/src"], "/workspace/docs/a")
     assert shown["secrets"] == ("@path", "glob", ["**/.env"], "/workspace/docs/a")
 
@@ -66,7 +69,7 @@ def test_huge_values_are_cut() -> None:
 
 def test_a_missing_argument_is_said_to_be_missing() -> None:
     misses = {miss.rule.rule.id: miss for miss in explained({"path": "src/a"}).near_misses}
-    assert (misses["write"].argument, misses["write"].matcher) == ("content", "present")
+    assert (misses["write"].argument, misses["write"].check.matcher) == ("content", "present")
 
 
 def test_arguments_refused_before_the_rules_have_no_rules_to_show() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.policy.patterns import compile_glob, compile_host, split_tool_pattern
+from gateway.core.policy.patterns import compile_glob, compile_globs, compile_host, split_tool_pattern
 from gateway.core.policy.regexes import compile_regex
 from gateway.core.policy.wildcards import PatternError, compile_wildcard
 
@@ -54,6 +54,9 @@ def test_a_glob_that_would_not_do_what_it_seems_is_refused(pattern: str, hint: s
         compile_glob(pattern)
 
 
+SEGMENTS = ["**", "a", "b", "*", "a*", "*b", "?", "a*b"]
+
+
 def _by_the_book(pattern: list[str], text: list[str]) -> bool:
     """A glob by its definition, segment by segment; slow and plain."""
     if not pattern:
@@ -73,6 +76,16 @@ def _by_the_book(pattern: list[str], text: list[str]) -> bool:
 )
 def test_globs_agree_with_their_definition(pattern: str, text: str) -> None:
     assert compile_glob(pattern)(text) is _by_the_book(pattern.split("/"), text.split("/"))
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=3).map("/".join), min_size=1, max_size=4
+    ),
+    st.lists(st.sampled_from(["a", "b", "ab", "aab", "c"]), min_size=1, max_size=4).map("/".join),
+)
+def test_several_globs_match_what_any_of_them_does(patterns: list[str], text: str) -> None:
+    assert compile_globs(patterns)(text) is any(compile_glob(pattern)(text) for pattern in patterns)
 
 
 @given(st.text("ab*?", max_size=8), st.text("abc", max_size=10))

@@ -14,7 +14,7 @@ from gateway.serve.app import build_app
 from gateway.serve.identity import LOCAL_IDENTITY
 from gateway.serve.security import HttpSecurity
 from tests.support.gateways import copy_pack
-from tests.support.http_serving import open_echo_packs, running
+from tests.support.http_serving import open_echo_packs, rule_line, running
 from tests.support.venvs import client_venv, run_client
 
 CLIENT = """
@@ -66,7 +66,7 @@ def check_answers(said: dict[str, Any], mode: str) -> None:
     assert said["denied"]["isError"] is True
     assert said["denied"]["_meta"]["sandgate/decision"]["effect"] == "deny"
     assert "'no-secret-files': secret files are never in scope" in said["secret"]["content"][0]["text"]
-    assert said["secret"]["_meta"]["sandgate/decision"]["line"] == 9
+    assert said["secret"]["_meta"]["sandgate/decision"]["line"] == rule_line("no-secret-files")
     assert said["unknown"] == {"code": -32602, "message": "Unknown tool: nope"}
     assert said["pair"] == [str(n) for n in range(8)]
 

@@ -2,8 +2,9 @@
 
 import json
 import sys
+from typing import Any
 
-TOOL = {
+TOOL: dict[str, Any] = {
     "name": "echo",
     "description": "Return the text.",
     "inputSchema": {
@@ -15,7 +16,7 @@ TOOL = {
 }
 
 
-def answer(method, params):
+def answer(method: str, params: Any) -> Any:
     """Return the result of one request."""
     if method == "initialize":
         info = {"name": "echo", "version": "1"}
@@ -32,12 +33,9 @@ def answer(method, params):
 
 
 for line in sys.stdin.buffer:
-    message = json.loads(line)
+    message: Any = json.loads(line)
     if "id" in message and "method" in message:
-        reply = {
-            "jsonrpc": "2.0",
-            "id": message["id"],
-            "result": answer(message["method"], message.get("params")),
-        }
+        result = answer(message["method"], message.get("params"))
+        reply: Any = {"jsonrpc": "2.0", "id": message["id"], "result": result}
         sys.stdout.buffer.write(json.dumps(reply, separators=(",", ":")).encode() + b"\n")
         sys.stdout.buffer.flush()

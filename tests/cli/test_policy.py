@@ -1,0 +1,108 @@
+"""`sandgate policy check | test | explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateways import PACKS
+from tests.support.terminal import sandgate
+
+ECHO = PACKS / "echo" / "policy.yaml"
+POLICIES = Path(__file__).parent.parent.parent / "policies"
+
+
+def write(folder: Path, text: str) -> str:
+    file = folder / "policy.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+@pytest.mark.parametrize("name", ["files", "git"])
+def test_a_bundled_policy_is_clean_and_does_what_its_cases_say(name: str) -> None:
+    file = str(POLICIES / f"{name}.yaml")
+    assert sandgate("policy", "check", file).code == 0
+    tested = sandgate("policy", "test", file, "--format", "json")
+    assert (tested.code, tested.document["failed"]) == (0, 0)
+    assert tested.document["passed"] > 0
+
+
+def test_a_faulty_file_is_exit_code_two_and_still_one_json_document(tmp_path: Path) -> None:
+    file = write(tmp_path, "version: 1\nrules: [{id: a, allow: b.c, arg: {}}]\n")
+    ran = sandgate("policy", "check", file, "--format", "json")
+    assert ran.code == 2
+    assert ran.document["ok"] is False
+    assert (ran.document["errors"][0]["line"], ran.document["errors"][0]["column"]) == (2, 33)
+    assert ran.err.startswith(f"{file}:2:33: unknown key")
+
+
+def test_a_suspicious_file_is_exit_code_one_with_the_place(tmp_path: Path) -> None:
+    file = write(tmp_path, "version: 1\nrules:\n  - {id: a, allow: echo.nothing}\n")
+    ran = sandgate("policy", "check", file, "--pack", str(ECHO.parent))
+    assert ran.code == 1
+    assert f"{file}:3:" in ran.out
+    assert "has no tool 'nothing'" in ran.out
+
+
+def test_a_failing_test_is_exit_code_one_with_its_place(tmp_path: Path) -> None:
+    file = write(tmp_path, "version: 1\nrules: []\ntests:\n  - {call: echo.echo, expect: allow}\n")
+    ran = sandgate("policy", "test", file)
+    assert ran.code == 1
+    assert ran.out.splitlines()[0].startswith(
+        f"{file}:4:5: test of echo.echo failed: expected allow, got deny"
+    )
+    assert ran.out.splitlines()[-1] == f"{file}: 0 of 1 tests pass"
+
+
+def test_kinds_come_from_the_pack_that_names_the_file_as_its_own() -> None:
+    ran = sandgate(
+        "policy",
+        "explain",
+        str(ECHO),
+        "--call",
+        "echo.read",
+        "--args",
+        '{"path": ".env"}',
+        "--format",
+        "json",
+    )
+    assert ran.code == 1
+    assert ran.document["decision"]["rule"] == "no-secret-files"
+    assert ran.document["arguments"] == {"path": "/workspace/.env"}
+
+
+def test_without_a_pack_it_is_said_that_kinds_name_nothing(tmp_path: Path) -> None:
+    file = write(tmp_path, 'version: 1\nrules: [{id: a, deny: "*", args: {"@path": {under: /x}}}]\n')
+    assert "'@path' and the like name nothing: give --pack" in sandgate("policy", "check", file).err
+
+
+def test_an_allowed_call_is_exit_code_zero_and_names_its_rule() -> None:
+    ran = sandgate("policy", "explain", str(ECHO), "--call", "echo.echo", "--args", '{"text": "hi"}')
+    assert ran.code == 0
+    assert "held: allow rule 'talk' (policy.yaml:4)" in ran.out.splitlines()
+
+
+def test_a_denied_call_says_what_the_closest_rule_lacked() -> None:
+    ran = sandgate(
+        "policy", "explain", str(ECHO), "--call", "echo.read", "--args", '{"path": "../etc/passwd"}'
+    )
+    assert ran.code == 1
+    assert "did not hold: allow rule 'files' (policy.yaml:7)" in ran.out
+    assert "the call has '/etc/passwd'" in ran.out
+
+
+def test_a_caller_is_a_name_from_the_file(tmp_path: Path) -> None:
+    text = "version: 1\nprincipals: {ci: {client: ci-agent}}\nrules: [{id: a, allow: echo.echo, to: ci}]\n"
+    file = write(tmp_path, text)
+    assert sandgate("policy", "explain", file, "--call", "echo.echo", "--as", "ci").code == 0
+    assert sandgate("policy", "explain", file, "--call", "echo.echo").code == 1
+    unknown = sandgate("policy", "explain", file, "--call", "echo.echo", "--as", "cj")
+    assert unknown.code == 2
+    assert "there are: ci" in unknown.err
+
+
+def test_a_tool_is_named_with_its_server() -> None:
+    ran = sandgate("policy", "explain", str(ECHO), "--call", "echo")
+    assert ran.code == 2
+    assert "name server and tool" in ran.err
