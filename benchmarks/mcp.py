@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(argv: list[str], port: int) -> Iterator[None]:
+def running(argv: list[str], port: int) -> Generator[None]:
     """Run a peer until the block ends, once it listens."""
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
@@ -94,7 +94,7 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 @contextlib.contextmanager
-def peers(state: str) -> Iterator[list[Peer]]:
+def peers(state: str) -> Generator[list[Peer]]:
     """Start everything that is compared."""
     fastmcp = client_venv("fastmcp", ["fastmcp==4.1.0"])
     floor, gate, proxy = free_port(), free_port(), free_port()

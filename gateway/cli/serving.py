@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -134,7 +133,8 @@ async def _serve(plan: Plan, identity: Identity) -> None:
     config = plan.config
     # Bound before anything is started: a busy port costs no sandbox.
     with await bind(config.host, config.port) as listener:
-        async with _started(plan) as gateway:
+
+        async def front(gateway: Gateway) -> None:
             await serve_http(
                 _app(config, gateway, identity),
                 gateway,
@@ -143,41 +143,37 @@ async def _serve(plan: Plan, identity: Identity) -> None:
                 max_frame=config.limits.max_body,
             )
 
+        await _started(plan, front)
+
 
 async def _stdio(plan: Plan) -> None:
     from gateway.serve.mcp.stdio import serve_stdio
 
-    async with _started(plan) as gateway:
-        await serve_stdio(gateway, max_line=plan.config.limits.max_body)
+    await _started(plan, lambda gateway: serve_stdio(gateway, max_line=plan.config.limits.max_body))
 
 
-@asynccontextmanager
-async def _started(plan: Plan) -> AsyncGenerator[Gateway]:
-    """Open `plan`; a signal while it starts gives up in order. Afterwards signals are the front's."""
+async def _started(plan: Plan, front: Callable[[Gateway], Awaitable[None]]) -> None:
+    """Open `plan` and run `front`; a signal before that gives the start up in order, later ones are the front's."""
     import anyio
 
     from gateway.cli.wiring import open_plan
     from gateway.serve.signals import ending_signals
 
+    over = anyio.Event()
+
+    async def watch_start(*, task_status: TaskStatus[anyio.CancelScope]) -> None:
+        with anyio.CancelScope() as scope, ending_signals() as signals:
+            task_status.started(scope)
+            await anext(signals)
+            tasks.cancel_scope.cancel()
+        over.set()
+
     async with anyio.create_task_group() as tasks:
-        over = anyio.Event()
-
-        async def watch() -> None:
-            with ending_signals() as signals:
-                await anext(signals)
-                tasks.cancel_scope.cancel()
-
-        async def watch_start(*, task_status: TaskStatus[anyio.CancelScope]) -> None:
-            with anyio.CancelScope() as scope:
-                task_status.started(scope)
-                await watch()
-            over.set()
-
         watching = await tasks.start(watch_start)
         async with open_plan(plan, say) as gateway:
             watching.cancel()
             await over.wait()
-            yield gateway
+            await front(gateway)
 
 
 def _app(config: Config, gateway: Gateway, identity: Identity) -> GatewayApp:

@@ -176,6 +176,7 @@ class Episodes:
             session_id=holder.id,
             workspace_seed=files,
             env={"SANDGATE_SEED": str(seed)},
+            restarts=False,  # a server's lost state must end the episode, in any mode
         )
         return self._episode_run(session, wanted, task, seed)
 

@@ -52,6 +52,15 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class _LeaseTerms:
+    """What a session asks for beyond its pack: another seed, more environment, restarts or none."""
+
+    seed: Path | None
+    env: Mapping[str, str]
+    restarts: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class Readiness:
     """Whether calls would be answered, and what each part says of itself."""
 
@@ -121,10 +130,12 @@ class Gateway:
         session_id: str | None = None,
         workspace_seed: Path | None = None,
         env: Mapping[str, str] | None = None,
+        restarts: bool | None = None,
     ) -> Session:
         """Open a session with a pristine workspace; its servers start at their first call.
 
-        `workspace_seed` overrides the pack's, `env` is added to every server's environment. Raises
+        `workspace_seed` overrides the pack's, `env` is added to every server's environment, `restarts`
+        says whether a server that died is replaced at the next call (by default in deployment). Raises
         `TooManySessions`, `ShuttingDown`, `ClientError` (unknown pack) or `SandboxError`.
         """
         if self._draining:
@@ -132,9 +143,8 @@ class Gateway:
         served = self._pack(pack)
         self._sessions.reserve(principal)
         try:
-            session = await self._open(
-                served, principal, session_id or new_session_id(), workspace_seed, env or {}
-            )
+            lease_terms = _LeaseTerms(workspace_seed, env or {}, restarts)
+            session = await self._open(served, principal, session_id or new_session_id(), lease_terms)
             try:
                 self._sessions.add(session)
             except UnknownSession:
@@ -228,18 +238,17 @@ class Gateway:
         served: ServedPack,
         principal: Principal,
         session_id: str,
-        seed: Path | None,
-        env: Mapping[str, str],
+        terms: _LeaseTerms,
     ) -> Session:
         machine = SessionMachine(self._facts(served, principal, session_id))
-        workspace = await self.driver.open_workspace(served.workspace_spec(seed))
-        plans = served.plans_with(env)
+        workspace = await self.driver.open_workspace(served.workspace_spec(terms.seed))
+        deployed = self.settings.mode == "deployment"
         lease = Lease(
-            plans,
+            served.plans_with(terms.env),
             driver=self.driver,
             workspace=workspace,
             tasks=self._tasks,
-            restarts=self.settings.mode == "deployment",
+            restarts=deployed if terms.restarts is None else terms.restarts,
             on_listing=machine.listed,
         )
         return Session(session_id, served, principal, machine, lease, last_used=self.clock.monotonic())

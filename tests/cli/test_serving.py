@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -108,25 +109,15 @@ def test_a_state_folder_has_one_gateway(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_it_starts_ends_it_in_order(tmp_path: Path, ending: signal.Signals) -> None:
     pack = copy_pack("echo", tmp_path)
-    server = pack.folder / "servers" / "echo.py"
-    # A server that never answers: the start waits for it, and so the signal always comes in time.
-    server.write_text("import sys, time\nprint('started', file=sys.stderr)\ntime.sleep(600)\n")
-    process = subprocess.Popen(
-        sandgate_argv("serve", str(pack.folder), "--port", "0", "--state", str(tmp_path / "state")),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        wait_for(tmp_path / "state" / "audit")
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    # A server that never answers: the start waits for it. Without a sandbox it can say that it runs.
+    script = f"import time\nopen({str(started)!r}, 'w').close()\ntime.sleep(600)\n"
+    (pack.folder / "servers" / "echo.py").write_text(script)
+    options = ("--sandbox", "process", "--i-know-this-is-not-isolated", "--state", str(tmp_path / "state"))
+    with subprocess.Popen(
+        sandgate_argv("serve", str(pack.folder), "--port", "0", *options), stderr=subprocess.PIPE, text=True
+    ) as process:
+        started.read_text()
         process.send_signal(ending)
         assert process.wait(30) == 0
-
-
-def wait_for(path: Path) -> None:
-    """Return once the path is there: the gateway has got that far."""
-    import time
-
-    deadline = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.02)

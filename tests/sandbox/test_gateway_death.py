@@ -43,10 +43,10 @@ def children(pid: int) -> list[int]:
 
 
 def groups_of(pid: int) -> list[str]:
-    found: list[str] = []
-    for top in Path("/sys/fs/cgroup").glob("*"):
-        found += [str(path) for path in top.rglob(f"{PREFIX}*-{pid}-*") if path.is_dir()]
-    return found
+    """Return the control groups that the gateway `pid` made, in every hierarchy."""
+    marked = f"-{pid}-"
+    found = (Path(top) / name for top, names, _ in os.walk("/sys/fs/cgroup") for name in names)
+    return sorted(str(path) for path in found if path.name.startswith(PREFIX) and marked in path.name)
 
 
 @asynccontextmanager

@@ -138,6 +138,22 @@ async def test_the_server_does_not_say_what_it_runs_on(tmp_path: Path) -> None:
     assert answer.endswith(b'{"status":"healthy"}')
 
 
+async def test_a_websocket_handshake_of_a_foreign_page_gets_403_and_one_without_a_route_404(
+    tmp_path: Path,
+) -> None:
+    handshake = (
+        b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    )
+    async with app_of(tmp_path) as (app, gateway), running(app, gateway) as url:
+        foreign = await raw(url, handshake + b"Origin: https://evil.example\r\n\r\n")
+        own = await raw(url, handshake + b"Origin: http://127.0.0.1:1\r\n\r\n")
+    assert foreign.startswith(b"HTTP/1.1 403")
+    assert b"another origin" in foreign
+    assert own.startswith((b"HTTP/1.1 403", b"HTTP/1.1 404"))
+    assert b"another origin" not in own
+
+
 # -- the end
 
 

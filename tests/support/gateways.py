@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from gateway.config import installer_environment
 from gateway.core.policy import CompiledPolicy, compile_policy, load_policy
 from gateway.runtime.clock import SystemClock
 from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
@@ -60,9 +60,8 @@ async def served(
 
 def installer() -> Installer:
     """Return an installer on the user's own cache, so that packages are installed once for all tests."""
-    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}  # noqa: TID251
-    cache = Path(environ.get("HOME", "/tmp")) / ".cache" / "sandgate"
-    return Installer(cache, environ=environ)
+    cache = Path.home() / ".cache" / "sandgate"
+    return Installer(cache, environ=installer_environment())
 
 
 def _policy(pack: Pack, text: str | None) -> CompiledPolicy:

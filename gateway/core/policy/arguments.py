@@ -163,43 +163,45 @@ def canon_for(kind: Kind | None, workspace: str) -> Canon | None:
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """One argument that is made canonical before it is judged and forwarded."""
+    """One argument that is made canonical before it is judged and forwarded: its dotted path in parts."""
 
-    argument: str
-    keys: tuple[str, ...]
+    first: str
+    rest: tuple[str, ...]
     canon: Canon
+
+    @property
+    def argument(self) -> str:
+        """The dotted path as written."""
+        return ".".join((self.first, *self.rest))
 
 
 def canonicalise(arguments: JsonObject, spellings: Sequence[Spelling]) -> JsonObject | Unfit:
     """Return the arguments in their one spelling; what does not change is shared with the input."""
     for spelling in spellings:
-        value = arguments.get(spelling.keys[0])
-        if value is None or (isinstance(value, str) and spelling.canon(value) is value):
-            continue  # missing, or spelled well already: nearly all are
-        changed = _respell(arguments, spelling.keys, spelling.canon)
+        value = arguments.get(spelling.first)
+        if value is None:
+            continue
+        changed = _respelled(value, spelling.rest, spelling.canon)
         if isinstance(changed, Unfit):
             return replace(changed, reason=f"argument {spelling.argument!r}: {changed.reason}")
-        arguments = changed
+        if changed is not value:
+            arguments = {**arguments, spelling.first: changed}
     return arguments
 
 
-def _respell(parent: JsonObject, keys: Sequence[str], canon: Canon) -> JsonObject | Unfit:
-    key = keys[0]
-    if key not in parent:
-        return parent
-    value = parent[key]
-    if len(keys) == 1:
-        changed = _spelled(value, canon)
-    else:
-        changed = _respell(value, keys[1:], canon) if isinstance(value, dict) else value
+def _respelled(value: JsonValue, rest: Sequence[str], canon: Canon) -> JsonValue | Unfit:
+    if not rest:
+        return canon(value) if isinstance(value, str) else _items_spelled(value, canon)
+    inner = value.get(rest[0]) if isinstance(value, dict) else None
+    if inner is None or not isinstance(value, dict):
+        return value
+    changed = _respelled(inner, rest[1:], canon)
     if isinstance(changed, Unfit):
         return changed
-    return parent if changed is value else {**parent, key: changed}
+    return value if changed is inner else {**value, rest[0]: changed}
 
 
-def _spelled(value: JsonValue, canon: Canon) -> JsonValue | Unfit:
-    if isinstance(value, str):
-        return canon(value)
+def _items_spelled(value: JsonValue, canon: Canon) -> JsonValue | Unfit:
     if not isinstance(value, list):
         return value
     if len(value) > MAX_SPELLINGS:

@@ -190,7 +190,8 @@ def _spellings(view: ToolView) -> Iterator[Spelling]:
     for argument, kind in view.kinds.items():
         canon = canon_for(kind, view.workspace)
         if canon:
-            yield Spelling(argument, tuple(argument.split(".")), canon)
+            first, *rest = argument.split(".")
+            yield Spelling(first, tuple(rest), canon)
 
 
 def _with_effect(rules: Sequence[BoundRule], effect: Effect) -> tuple[BoundRule, ...]:
