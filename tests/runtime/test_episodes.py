@@ -524,6 +524,7 @@ async def test_time_that_is_over_leaves_an_action_undone(tmp_path: Path) -> None
     edit_manifest(tmp_path, "max_steps: 8", "max_steps: 8, time_limit: 1ms")
     async with playing(tmp_path) as session:
         await session.reset(FIX_README)
+        await anyio.sleep(0.01)  # ten times what the episode may last
         late = await session.step(Submit("done"))
         assert (late.done, metadata(late)["done_reason"]) == (True, "time_limit")
         assert observed(late) == {

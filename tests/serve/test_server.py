@@ -138,7 +138,7 @@ async def test_the_server_does_not_say_what_it_runs_on(tmp_path: Path) -> None:
     assert answer.endswith(b'{"status":"healthy"}')
 
 
-async def test_a_websocket_handshake_of_a_foreign_page_gets_403_and_one_without_a_route_404(
+async def test_a_websocket_handshake_of_a_foreign_page_is_refused_and_told_why(
     tmp_path: Path,
 ) -> None:
     handshake = (

@@ -37,7 +37,7 @@ _WIDEST = 4
 """Most bytes of one character."""
 _LONG = 10**18
 _SPREAD = 10
-"""Most values altogether, as a multiple of the cap on one list."""
+"""Most values of one depth, as a multiple of the cap on one list."""
 
 
 class _Unreachable(Enum):
@@ -57,26 +57,26 @@ def excess(arguments: JsonObject, caps: Defaults) -> str | None:
     """Return which cap the arguments exceed, or `None`. Bytes are those of compact JSON without escapes."""
     if _plainly_small(arguments, caps):
         return None
-    size, values = 2, 0
+    size, most_values = 0, caps.max_items * _SPREAD
     level: list[JsonValue] = [arguments]
-    for depth in range(caps.max_depth + 2):
+    for depth in range(caps.max_depth + 1):
         deeper: list[JsonValue] = []
         for value in level:
-            values += 1
             if isinstance(value, dict | list):
                 if depth >= caps.max_depth:
-                    return f"arguments are nested deeper than {caps.max_depth} levels"
+                    break
                 if len(value) > caps.max_items:
                     return f"a list or an object has more than {caps.max_items} items"
                 deeper += value.values() if isinstance(value, dict) else value
+                if len(deeper) > most_values:
+                    return f"arguments hold more than {most_values} values"
             size += _own_size(value)
-        if size > caps.max_args_bytes:
-            return f"arguments are larger than {caps.max_args_bytes} bytes"
-        if values + len(deeper) > caps.max_items * _SPREAD:
-            return f"arguments hold more than {caps.max_items * _SPREAD} values"
-        if not deeper:
-            return None
-        level = deeper
+        else:
+            if size > caps.max_args_bytes:
+                return f"arguments are larger than {caps.max_args_bytes} bytes"
+            if not deeper:
+                return None
+            level = deeper
     return f"arguments are nested deeper than {caps.max_depth} levels"
 
 

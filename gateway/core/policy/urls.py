@@ -21,6 +21,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443, "ftp": 21}
 _MAX_HOST = 253
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([/?#].*)?", re.DOTALL)
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
+_DOTS = re.compile(r"/(?:\.|%2e){1,2}(?=[/?#]|\Z)", re.IGNORECASE)
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 _NUMERIC = re.compile(r"\d+|0x[0-9a-f]*")
 _QUAD = re.compile(r"(?:(?:0|[1-9]\d{0,2})\.){3}(?:0|[1-9]\d{0,2})")
@@ -81,6 +82,8 @@ def _parse(value: str) -> tuple[Url, str] | Unfit:
     scheme, authority, rest = match.group(1).lower(), match.group(2), match.group(3) or ""
     if "@" in authority:
         return Unfit("a URL holds user info")
+    if _DOTS.search(re.split("[?#]", rest, maxsplit=1)[0]):
+        return Unfit("a URL's path holds '.' or '..' segments, which clients resolve")
     name, port = _split_port(authority)
     host = canonical_host(name)
     if isinstance(host, Unfit):
@@ -123,7 +126,7 @@ def _address6(text: str) -> str | Unfit:
     try:
         address = ipaddress.IPv6Address(text)
     except ValueError:
-        return Unfit("a host in brackets is not an IPv6 address")
+        return Unfit("a host is a name, a dotted quad or an IPv6 address, without a port")
     if address.scope_id is not None:
         return Unfit("an IPv6 address names a zone")
     # Clients connect a mapped address as IPv4: judge it as that.
