@@ -118,7 +118,7 @@ class Episodes:
     def find(self, pack: str, session_id: str, principal: Principal) -> EpisodeSession:
         """Return the principal's own session; raises `UnknownSession`."""
         session = self._sessions.get((pack, session_id))
-        if session is None or session.principal.name != principal.name or session.ended:
+        if session is None or session.principal != principal or session.ended:
             raise UnknownSession(session_id)
         return session
 

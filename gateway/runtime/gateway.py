@@ -23,7 +23,7 @@ from gateway.runtime.ledger import Ledger
 from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack
 from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_pack
-from gateway.runtime.sessions import Session, SessionTable, new_session_id
+from gateway.runtime.sessions import Session, SessionTable, named_session_id, new_session_id
 from gateway.sandbox.contract import SandboxDriver
 
 __all__ = ["Gateway", "GatewaySettings", "Readiness", "open_gateway"]
@@ -160,14 +160,15 @@ class Gateway:
 
     async def named_session(self, pack: str, principal: Principal, name: str | None) -> Session:
         """Return the principal's session of that name, opened if need be; `None` names its default."""
-        session_id = f"{principal.name}:{name or ''}"
-        async with self._sessions.opening_lock(pack, session_id):
-            try:
-                session = self._sessions.find(pack, session_id, principal)
-            except UnknownSession:
-                session = await self.open_session(pack, principal, session_id=session_id)
-        self._sessions.forget_lock(pack, session_id)
-        return session
+        session_id = named_session_id(principal, name)
+        try:
+            async with self._sessions.opening_lock(pack, session_id):
+                try:
+                    return self._sessions.find(pack, session_id, principal)
+                except UnknownSession:
+                    return await self.open_session(pack, principal, session_id=session_id)
+        finally:
+            self._sessions.forget_lock(pack, session_id)
 
     async def close_session(self, session: Session) -> None:
         """End a session's servers and drop its workspace. Idempotent."""

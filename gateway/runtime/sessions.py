@@ -1,11 +1,13 @@
 """The sessions of a gateway: who holds them, how many there may be, when they end.
 
 A session id is a name, not a credential: every look-up also takes the principal, and somebody
-else's session does not exist for them.
+else's session does not exist for them. A principal is all that was authenticated, groups and roles
+included: a session opened with other rights is somebody else's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from gateway.sandbox.contract import Workspace
 if TYPE_CHECKING:
     from gateway.runtime.served_pack import ServedPack
 
-__all__ = ["Session", "SessionTable", "new_call_id", "new_session_id"]
+__all__ = ["Session", "SessionTable", "named_session_id", "new_call_id", "new_session_id"]
 
 
 def new_call_id() -> str:
@@ -34,6 +36,13 @@ def new_call_id() -> str:
 def new_session_id() -> str:
     """Return an id that cannot be guessed; even so it opens nothing without its principal."""
     return secrets.token_hex(16)
+
+
+def named_session_id(principal: Principal, name: str | None) -> str:
+    """Return the id of a principal's session of that name; no two principals, or names, share one."""
+    rights = [principal.client, principal.user, sorted(principal.groups), sorted(principal.roles)]
+    digest = hashlib.sha256(repr(rights).encode()).hexdigest()[:12]
+    return f"{principal.name}:{digest}:{name or ''}"
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +99,7 @@ class SessionTable:
     def find(self, pack: str, session_id: str, principal: Principal) -> Session:
         """Return the principal's own session; raises `UnknownSession`."""
         session = self._sessions.get((pack, session_id))
-        if session is None or session.closed or session.principal.name != principal.name:
+        if session is None or session.closed or session.principal != principal:
             raise UnknownSession(session_id)
         return session
 

@@ -160,7 +160,7 @@ class Launcher:
 def _spawn(channel: int, program: bytes, stage: Path) -> subprocess.Popen[bytes]:
     data = os.memfd_create("seccomp")
     os.write(data, program)
-    words = (str(Path(__file__).parent), str(channel), str(data), str(stage), str(os.getpid()))
+    words = (str(Path(__file__).parent), str(channel), str(data), str(stage))
     try:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", BOOT, *words],

@@ -175,6 +175,10 @@ async def test_a_session_is_nobody_elses(tmp_path: Path) -> None:
         assert await gateway.named_session("echo", LOCAL, "n") is mine
         assert await gateway.named_session("echo", MALLORY, "n") is not mine
         assert await gateway.named_session("echo", LOCAL, None) is not mine
+        fewer_rights = replace(LOCAL, roles=frozenset())
+        assert await gateway.named_session("echo", fewer_rights, "n") is not mine
+        with pytest.raises(UnknownSession):
+            gateway.session("echo", session.id, fewer_rights)
 
 
 async def test_limits_on_sessions_hold_and_closing_makes_room(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from gateway.sandbox.bubblewrap import BubblewrapDriver
+from gateway.sandbox.contract import SandboxSpec, WorkspaceSpec
 from gateway.sandbox.launcher.groups import PREFIX, Groups, owner_tag
 
 STAND_IN = Path(__file__).parent / "gateway_stand_in.py"
@@ -43,7 +44,7 @@ def children(pid: int) -> list[int]:
 
 
 def groups_of(pid: int) -> list[str]:
-    """Return the control groups that the gateway `pid` made, in every hierarchy."""
+    """Return the control groups that the launcher `pid` made, in every hierarchy."""
     marked = f"-{pid}-"
     found = (Path(top) / name for top, names, _ in os.walk("/sys/fs/cgroup") for name in names)
     return sorted(str(path) for path in found if path.name.startswith(PREFIX) and marked in path.name)
@@ -82,9 +83,10 @@ async def test_no_process_is_left_two_seconds_after_the_gateway_died(
 ) -> None:
     sleep = f"{SLEEP}{by.value}"
     async with stand_in(tmp_path, sleep) as gateway:
+        (launcher,) = children(gateway.pid)
         os.kill(gateway.pid, by)
         assert await gone(sleep)
-    assert await becomes(lambda: not groups_of(gateway.pid))
+        assert await becomes(lambda: not groups_of(launcher))
 
 
 async def test_no_process_is_left_when_the_launcher_is_killed_and_the_sandboxes_are_told_ended(
@@ -101,13 +103,13 @@ async def test_a_start_sweeps_the_groups_of_a_gateway_that_died_with_its_launche
     sleep = f"{SLEEP}01"
     async with stand_in(tmp_path, sleep) as gateway:
         (launcher,) = children(gateway.pid)
-        left = groups_of(gateway.pid)
+        left = groups_of(launcher)
         os.kill(launcher, signal.SIGKILL)
         os.kill(gateway.pid, signal.SIGKILL)
         assert await gone(sleep)
     async with BubblewrapDriver(tmp_path) as driver:
         assert driver.name == "bubblewrap"
-        assert groups_of(gateway.pid) == []
+        assert groups_of(launcher) == []
     if not left:
         pytest.skip("no control group is writable here, so there was nothing to sweep")
 
@@ -115,9 +117,10 @@ async def test_a_start_sweeps_the_groups_of_a_gateway_that_died_with_its_launche
 async def test_a_sweep_leaves_the_groups_of_a_living_gateway_alone(tmp_path: Path) -> None:
     sleep = f"{SLEEP}02"
     async with stand_in(tmp_path, sleep) as gateway:
-        before = groups_of(gateway.pid)
+        (launcher,) = children(gateway.pid)
+        before = groups_of(launcher)
         async with BubblewrapDriver(tmp_path):
-            assert groups_of(gateway.pid) == before
+            assert groups_of(launcher) == before
             assert len(processes(sleep)) == 6
 
 
@@ -126,8 +129,16 @@ def test_a_tag_names_one_process_for_good() -> None:
     assert owner_tag(os.getpid()) != owner_tag(os.getppid())
 
 
+async def test_two_drivers_of_one_gateway_do_not_meet(tmp_path: Path) -> None:
+    async with BubblewrapDriver(tmp_path) as one, BubblewrapDriver(tmp_path) as two:
+        workspaces = [await driver.open_workspace(WorkspaceSpec()) for driver in (one, two)]
+        for driver, workspace in zip((one, two), workspaces, strict=True):
+            sandbox = await driver.acquire(SandboxSpec("s", ("/bin/true",)), workspace)
+            assert (await sandbox.wait()).code == 0
+
+
 def test_closing_groups_removes_their_base() -> None:
-    groups = Groups(owner_tag(os.getpid()) + "-test")
+    groups = Groups(owner_tag(os.getpid()))
     bases = list(groups.base.values())
     groups.close()
     assert [base for base in bases if Path(base).exists()] == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import count
 from typing import Final, TypeAlias
 
 from gateway.core.json_types import JsonObject, JsonValue
@@ -59,25 +60,24 @@ def excess(arguments: JsonObject, caps: Defaults) -> str | None:
         return None
     size, most_values = 0, caps.max_items * _SPREAD
     level: list[JsonValue] = [arguments]
-    for depth in range(caps.max_depth + 1):
+    for depth in count():
         deeper: list[JsonValue] = []
         for value in level:
             if isinstance(value, dict | list):
                 if depth >= caps.max_depth:
-                    break
+                    return f"arguments are nested deeper than {caps.max_depth} levels"
                 if len(value) > caps.max_items:
                     return f"a list or an object has more than {caps.max_items} items"
                 deeper += value.values() if isinstance(value, dict) else value
                 if len(deeper) > most_values:
                     return f"arguments hold more than {most_values} values"
             size += _own_size(value)
-        else:
-            if size > caps.max_args_bytes:
-                return f"arguments are larger than {caps.max_args_bytes} bytes"
-            if not deeper:
-                return None
-            level = deeper
-    return f"arguments are nested deeper than {caps.max_depth} levels"
+        if size > caps.max_args_bytes:
+            return f"arguments are larger than {caps.max_args_bytes} bytes"
+        if not deeper:
+            break
+        level = deeper
+    return None
 
 
 def _plainly_small(arguments: JsonObject, caps: Defaults) -> bool:

@@ -93,7 +93,7 @@ class Groups:
         return group
 
     def sweep(self) -> int:
-        """Kill and remove the groups of gateways that are gone; return how many were found."""
+        """Kill and remove the groups of launchers that are gone; return how many were found."""
         here = f"{os.stat('/proc/self/ns/pid').st_ino}-"
         dead = 0
         for top in {top for top, _, _ in self._hierarchies.values()}:

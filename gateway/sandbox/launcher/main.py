@@ -57,18 +57,17 @@ def _uid_block(root: bool) -> tuple[int, int, socket.socket | None]:
 
 
 def main() -> None:
-    """Run `launcher SOCKET PROGRAM STAGE GATEWAY_PID`; descriptors by number."""
+    """Run `launcher SOCKET PROGRAM STAGE`; descriptors by number."""
     channel = socket.socket(fileno=int(sys.argv[2]))
     os.set_inheritable(channel.fileno(), False)
     with open(int(sys.argv[3]), "rb") as file:
         file.seek(0)
         program = file.read()
-    tag = owner_tag(int(sys.argv[5]))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         kernel.subreaper()
-        groups = Groups(tag)
+        groups = Groups(owner_tag(os.getpid()))
         swept = groups.sweep()
         root = _own_namespaces(os.geteuid(), os.getegid())
         first, count, holder = _uid_block(root)
