@@ -19,6 +19,8 @@ PREFIX = "sandgate-"
 CONTROLLERS = ("memory", "pids", "cpu")
 SEARCH_DEPTH = 8
 CPU_PERIOD = 100_000
+ENDED = ("Z", "X")
+"""States of a process that has ended and whose parent has not noticed."""
 
 
 def owner_tag(pid: int) -> str:
@@ -29,9 +31,10 @@ def owner_tag(pid: int) -> str:
 def _started(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[19]
+            state, *fields = file.read().rpartition(")")[2].split()
     except FileNotFoundError:
         return ""
+    return "" if state in ENDED else fields[18]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pytest
 
 from gateway.core.calls import Principal
 from gateway.runtime.gateway import Gateway
+from gateway.runtime.sessions import named_session_id
 from gateway.serve.mcp.stdio import serve_stdio
 from tests.support.http_serving import open_echo_packs, rule_line
 from tests.support.mcp_http import LEGACY, MODERN, modern_meta
@@ -135,7 +136,9 @@ async def test_calls_are_made_as_the_principal_given(tmp_path: Path) -> None:
         piped(gateway, principal=Principal("carol")) as pipes,
     ):
         await pipes.ask(MODERN, "tools/call", {"name": "echo", "arguments": {"text": "x"}})
-        assert gateway.session("echo", "carol:", Principal("carol")).principal.name == "carol"
+        carol = Principal("carol")
+        session = gateway.session("echo", named_session_id(carol, None), carol)
+        assert session.principal == carol
 
 
 @pytest.mark.parametrize(
