@@ -153,7 +153,7 @@ async def _stdio(plan: Plan) -> None:
 
 
 async def _started(plan: Plan, front: Callable[[Gateway], Awaitable[None]]) -> None:
-    """Open `plan` and run `front`; a signal before that gives the start up in order, later ones are the front's."""
+    """Open `plan` and run `front`. A signal before that gives the start up; later ones are the front's."""
     import anyio
 
     from gateway.cli.wiring import open_plan

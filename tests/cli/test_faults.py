@@ -54,10 +54,8 @@ def test_our_own_fault_is_short_and_leaves_a_report(
     assert run(raising(ZeroDivisionError("oh"))) == 70
     said = capsys.readouterr().err
     report = tmp_path / "sandgate" / "crash.log"
-    assert (
-        said
-        == f"sandgate: a fault of sandgate itself, not yours: ZeroDivisionError: oh; please report it with {report}\n"
-    )
+    assert said.startswith("sandgate: a fault of sandgate itself, not yours: ZeroDivisionError: oh; ")
+    assert said.endswith(f"please report it with {report}\n")
     assert "Traceback" in report.read_text()
     assert report.stat().st_mode & 0o777 == 0o600
 
@@ -77,6 +75,7 @@ def test_what_a_server_wrote_cannot_drive_the_terminal(capsys: pytest.CaptureFix
 
 
 def test_a_reader_that_leaves_early_is_no_fault() -> None:
-    pipeline = f"{sys.executable} -c 'from gateway.cli.faults import run; run(lambda: [print(i) for i in range(99999)])' | head -1"
+    script = "from gateway.cli.faults import run; run(lambda: [print(i) for i in range(99999)])"
+    pipeline = f"{sys.executable} -c '{script}' | head -1"
     done = subprocess.run(["bash", "-c", pipeline], capture_output=True, text=True, check=True, timeout=30)
     assert (done.stdout, done.stderr) == ("0\n", "")

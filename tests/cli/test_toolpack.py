@@ -24,11 +24,7 @@ def test_show_tells_servers_tools_tasks_and_policy() -> None:
     shown = sandgate("toolpack", "show", str(PACKS / "echo"), "--format", "json").document
     assert shown["servers"]["echo"]["launch"] == ["python", "servers/echo.py"]
     assert "write" in shown["servers"]["echo"]["tools"]
-    assert {
-        "id": "be-good",
-        "split": "test",
-        "prompt": "Call echo once, without being denied anything.",
-    } in shown["tasks"]
+    assert ("be-good", "test") in {(task["id"], task["split"]) for task in shown["tasks"]}
     assert shown["policy"].endswith("policy.yaml")
     text = sandgate("toolpack", "show", str(PACKS / "echo")).out
     assert "  tool   echo.write" in text.splitlines()
@@ -45,10 +41,8 @@ def test_a_pack_with_a_faulty_policy_is_not_valid(tmp_path: Path) -> None:
 def test_an_unlocked_pack_is_valid_and_says_what_is_missing(tmp_path: Path) -> None:
     pack = copy_pack("echo", tmp_path)
     (pack.folder / "tools.lock.json").unlink(missing_ok=True)
-    assert (
-        "no tools.lock.json yet: run 'sandgate toolpack lock'"
-        in sandgate("toolpack", "validate", str(pack.folder)).out
-    )
+    ran = sandgate("toolpack", "validate", str(pack.folder))
+    assert "no tools.lock.json yet: run 'sandgate toolpack lock'" in ran.out.splitlines()
 
 
 def test_locking_starts_the_server_and_tells_what_changed(tmp_path: Path) -> None:
