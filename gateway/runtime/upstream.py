@@ -27,6 +27,7 @@ PROTOCOL_VERSION = "2025-11-25"
 _ACCEPTED_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"})
 _MAX_PAGES = 100
 _MAX_TOOLS = 2_000
+_MAX_LISTING = 8_000_000
 _METHOD_NOT_FOUND = -32601
 
 logger = logging.getLogger(__name__)
@@ -97,25 +98,12 @@ class Upstream:
 
     async def list_tools(self) -> list[JsonObject]:
         """Return the server's tool definitions as it sent them, over all pages; raises `UpstreamFailure`."""
-        self.stale = False
-        definitions: list[JsonObject] = []
-        params: JsonObject = {}
-        for _ in range(_MAX_PAGES):
-            page = await self._request("tools/list", params, self._settings.startup_timeout)
-            tools = page.get("tools")
-            definitions += (
-                [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
-            )
-            cursor = page.get("nextCursor")
-            if not isinstance(cursor, str):
-                return definitions
-            if len(definitions) > _MAX_TOOLS:
-                break
-            params = {"cursor": cursor}
-        raise UpstreamFailure(
-            FailureKind.PROTOCOL,
-            f"server {self.name!r} lists more than {_MAX_TOOLS} tools or {_MAX_PAGES} pages",
-        )
+        self.stale = False  # before asking: a change announced meanwhile counts
+        try:
+            return await self._pages()
+        except BaseException:
+            self.stale = True
+            raise
 
     async def call(self, tool: str, arguments: JsonObject, meta: Mapping[str, JsonValue]) -> JsonObject:
         """Call a tool once and return its result object; raises `UpstreamFailure`."""
@@ -130,6 +118,26 @@ class Upstream:
         await self.sandbox.kill()
 
     # -- requests
+
+    async def _pages(self) -> list[JsonObject]:
+        definitions: list[JsonObject] = []
+        params: JsonObject = {}
+        size = 0
+        for _ in range(_MAX_PAGES):
+            page = await self._request("tools/list", params, self._settings.startup_timeout)
+            tools = page.get("tools")
+            definitions += (
+                [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+            )
+            size += len(dumps(tools))
+            cursor = page.get("nextCursor")
+            if size > _MAX_LISTING or len(definitions) > _MAX_TOOLS:
+                break
+            if not isinstance(cursor, str):
+                return definitions
+            params = {"cursor": cursor}
+        limits = f"{_MAX_PAGES} pages, {_MAX_TOOLS} tools or {_MAX_LISTING} bytes"
+        raise UpstreamFailure(FailureKind.PROTOCOL, f"server {self.name!r} lists more than {limits}")
 
     async def _handshake(self) -> None:
         params: JsonObject = {

@@ -143,6 +143,14 @@ async def test_a_change_of_tools_is_noticed(tmp_path: Path) -> None:
         assert not upstream.stale
 
 
+async def test_an_endless_listing_is_refused_and_stays_unknown(tmp_path: Path) -> None:
+    async with conversation(tmp_path, start="endless_list") as upstream:
+        with pytest.raises(UpstreamFailure, match="lists more than 100 pages") as caught:
+            await upstream.list_tools()
+        assert caught.value.kind is FailureKind.PROTOCOL
+        assert upstream.stale
+
+
 async def test_a_server_that_stops_reading_holds_up_nobody_beyond_the_deadline(tmp_path: Path) -> None:
     async with conversation(tmp_path) as upstream:
         await upstream.call("stop_reading", {}, {})

@@ -63,6 +63,9 @@ class Server:
         method, request_id = message.get("method"), message.get("id")
         if method == "initialize":
             self.initialize(request_id)
+        elif method == "tools/list" and self.start == "endless_list":
+            tool = {"name": "t", "description": "x" * 500_000, "inputSchema": SCHEMA}
+            reply(request_id, {"tools": [tool], "nextCursor": "more"})
         elif method == "tools/list":
             extra = "changed" if "changed" in self.tools else "as listed"
             reply(
