@@ -21,8 +21,8 @@ from gateway.sandbox.contract import SandboxDriver, SandboxSpec, Workspace
 
 __all__ = ["Lease", "ServerPlan"]
 
-_RETRY_AFTER = 1.0
-"""Seconds during which a failed start is remembered instead of tried again."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+"""Seconds during which a failed start is remembered instead of tried again; doubled at each failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,15 @@ class ServerPlan:
     name: str
     spec: SandboxSpec
     settings: UpstreamSettings
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A start that failed: why, and until when nobody tries again."""
+
+    failure: UpstreamFailure
+    pause: float
+    until: float
 
 
 class Lease:
@@ -59,8 +68,24 @@ class Lease:
         self._on_listing = on_listing
         self._live: dict[str, Upstream] = {}
         self._starting = {name: anyio.Lock() for name in plans}
-        self._refusals: dict[str, tuple[float, UpstreamFailure]] = {}
+        self._refusals: dict[str, _Refusal] = {}
         self._closed = False
+
+    @property
+    def untouched(self) -> bool:
+        """Whether every server runs, and lists what it listed when it started."""
+        alive = all(upstream.ended is None and not upstream.stale for upstream in self._live.values())
+        return alive and self._live.keys() == self._plans.keys() and not self._closed
+
+    async def start_all(self) -> None:
+        """Start every server, before anybody needs it; raises `UpstreamFailure`."""
+        for name in self._plans:
+            await self.server(name)
+
+    def hand_over(self, *, restarts: bool, on_listing: Callable[[str, list[JsonObject]], None]) -> None:
+        """Bind a lease that was made ahead to the session it is for."""
+        self._restarts = restarts
+        self._on_listing = on_listing
 
     async def server(self, name: str) -> Upstream:
         """Return the running server, starting it if needed; raises `UpstreamFailure`."""
@@ -122,18 +147,21 @@ class Lease:
                 await upstream.kill()
             raise
         self._live[name] = upstream
+        self._refusals.pop(name, None)
         return upstream
 
     def _refused(self, name: str, failure: UpstreamFailure) -> UpstreamFailure:
-        self._refusals[name] = (anyio.current_time() + _RETRY_AFTER, failure)
+        last = self._refusals.get(name)
+        pause = min(_LONGEST_PAUSE, last.pause * 2) if last else _FIRST_PAUSE
+        self._refusals[name] = _Refusal(failure, pause, anyio.current_time() + pause)
         if not self._restarts:
             self.failed = failure.message
         return failure
 
     def _recall_refusal(self, name: str) -> None:
-        until, failure = self._refusals.get(name, (0.0, None))
-        if failure is not None and anyio.current_time() < until:
-            raise failure
+        refusal = self._refusals.get(name)
+        if refusal is not None and anyio.current_time() < refusal.until:
+            raise refusal.failure
 
     def check_alive(self) -> None:
         """Note servers that died since they last answered, so that `failed` is up to date."""
