@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -129,3 +130,39 @@ async def test_sigkill_of_the_gateway_leaves_no_process_after_two_seconds(tmp_pa
         async with httpx2.AsyncClient(timeout=30) as http:
             await open_sessions(again, http, 1)
     assert verify(state).ok
+
+
+async def load(gateway: Served, acknowledged: set[str], seconds: float) -> None:
+    """Make calls from eight callers at once and keep the id of each that was answered."""
+
+    async def caller(http: httpx2.AsyncClient, name: str) -> None:
+        client = RawMcp(http, f"{gateway.url}/mcp")
+        params = {"name": "echo", "arguments": {"text": name}}
+        while True:
+            answer = await client.modern("tools/call", params, headers={"sandgate-session": name})
+            acknowledged.add(answer.json()["result"]["_meta"]["sandgate/decision"]["call_id"])
+
+    async with httpx2.AsyncClient(timeout=30) as http:
+        with anyio.move_on_after(seconds):
+            async with anyio.create_task_group() as callers:
+                for number in range(8):
+                    callers.start_soon(caller, http, f"job-{number}")
+        os.kill(gateway.process.pid, signal.SIGKILL)
+
+
+async def test_every_acknowledged_call_survives_kills_of_the_gateway_under_load(tmp_path: Path) -> None:
+    pack, state = str(copy_pack("echo", tmp_path).folder), tmp_path / "state"
+    acknowledged = set[str]()
+    for _ in range(3):
+        with serving(pack, "--state", str(state)) as gateway:
+            processes = descendants(gateway.process.pid)
+            await load(gateway, acknowledged, 1.5)
+            assert gone_within(processes, 2) == set()
+        assert verify(state).ok
+    with serving(pack, "--state", str(state)):
+        report = verify(state)
+    assert (report.ok, report.open_calls) == (True, 0)
+    records = [json.loads(line) for line in ledger_text(state).split("\n") if line]
+    outcomes = {r["call_id"]: r["outcome"]["kind"] for r in records if r["event"] == "outcome"}
+    assert len(acknowledged) > 10
+    assert {outcomes.get(call_id) for call_id in acknowledged} == {"answered"}
