@@ -8,6 +8,7 @@ from pathlib import Path
 from gateway.cli.files import read_text
 from gateway.core.policy import DENY_ALL, CompiledPolicy, PackFacts, compile_policy, load_policy
 from gateway.runtime.packs import MANIFEST_FILE, Pack, bundled_packs, load_pack
+from gateway.runtime.served_pack import server_needs
 
 __all__ = ["facts_of", "pack_of_policy", "policies_of"]
 
@@ -23,6 +24,7 @@ def facts_of(packs: Sequence[Pack]) -> PackFacts | None:
         },
         kinds={name: server.kind_of() for _, name, server in servers},
         workspace=packs[0].manifest.workspace.path,
+        needs={name: server_needs(pack.manifest, server) for pack, name, server in servers},
     )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from gateway.cli import policy_diff, policy_learn
 from gateway.cli.calls import parse_arguments
 from gateway.cli.options import FormatOption
 from gateway.cli.output import Format, say, show
-from gateway.errors import ConfigError, UsageError
+from gateway.errors import ConfigError, Problem, UsageError
 
 if TYPE_CHECKING:
     from gateway.core.calls import Principal
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Policy files: check, test, explain.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Policy files: check, test, explain, diff, learn.", no_args_is_help=True, rich_markup_mode=None
+)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The policy file.")]
 PackOption = Annotated[
@@ -28,23 +33,49 @@ PackOption = Annotated[
 ModeOption = Annotated[Literal["training", "deployment"], typer.Option("--mode", help="Whose rules hold.")]
 
 
+class CheckFormat(StrEnum):
+    """What the answer of `check` looks like."""
+
+    TEXT = "text"
+    JSON = "json"
+    SARIF = "sarif"
+
+
+CheckFormatOption = Annotated[
+    CheckFormat, typer.Option("--format", help="text, or one JSON or SARIF document on stdout.")
+]
+
+
 @app.command()
-def check(file: FileArgument, pack: PackOption = None, form: FormatOption = Format.TEXT) -> None:
-    """Look for faults (exit code 2), and for what is well-formed and probably wrong (exit code 1)."""
+def check(file: FileArgument, pack: PackOption = None, form: CheckFormatOption = CheckFormat.TEXT) -> None:
+    """Look for faults (exit code 2), failing tests of the file (1), and what is probably wrong (0)."""
     from gateway.core.policy import check as warnings_of
-    from gateway.core.policy import report
+    from gateway.core.policy import compile_policy
 
     try:
         policy = _load(file)
     except ConfigError as error:
-        if form is Format.JSON:
-            show(form, report(error.problems, []), "")
+        if form is not CheckFormat.TEXT:
+            _show_problems(form, error.problems, [], "")
         raise
-    warnings = warnings_of(policy, _facts(policy, pack))
+    facts = _facts(policy, pack)
+    warnings = warnings_of(policy, facts)
+    results = compile_policy(policy, facts, verify=False).run_tests()
+    failed = [result.problem for result in results if result.problem]
     fine = f"{file}: {len(policy.model.rules)} rules, ok"
-    show(form, report([], warnings), "\n".join(map(str, warnings)) or fine)
-    if warnings:
+    _show_problems(form, failed, warnings, "\n".join(map(str, [*failed, *warnings])) or fine)
+    if failed:
         raise typer.Exit(1)
+
+
+def _show_problems(
+    form: CheckFormat, errors: Sequence[Problem], warnings: Sequence[Problem], text: str
+) -> None:
+    from gateway.cli.sarif import sarif
+    from gateway.core.policy import report
+
+    document = sarif(errors, warnings) if form is CheckFormat.SARIF else report(errors, warnings)
+    show(Format.TEXT if form is CheckFormat.TEXT else Format.JSON, document, text)
 
 
 @app.command(name="test")
@@ -67,6 +98,14 @@ def explain(
     who: Annotated[
         str | None, typer.Option("--as", metavar="NAME", help="Who calls: a name from the file's principals.")
     ] = None,
+    labels: Annotated[str, typer.Option("--labels", metavar="A,B", help="What the session carries.")] = "",
+    prompt: Annotated[
+        str, typer.Option("--prompt", metavar="TEXT", help="The task the session is for.")
+    ] = "",
+    after: Annotated[
+        list[str] | None,
+        typer.Option("--after", metavar="SERVER.TOOL", help="A tool called before; may be repeated."),
+    ] = None,
     mode: ModeOption = "deployment",
     form: FormatOption = Format.TEXT,
 ) -> None:
@@ -76,12 +115,15 @@ def explain(
     """
     from gateway.core.policy import PackFacts, Request, compile_policy
     from gateway.core.policy import explain as explanation_of
+    from gateway.core.policy.explain import imagined
 
     policy = _load(file)
     facts = _facts(policy, pack) or PackFacts()
     server, _, tool = call.partition(".")
     if not tool:
         raise UsageError(f"--call {call}: name server and tool, such as fs.read_file")
+    compiled = compile_policy(policy, facts, verify=False)
+    carried = [label.strip() for label in labels.split(",") if label.strip()]
     request = Request(
         server=server,
         tool=tool,
@@ -90,11 +132,16 @@ def explain(
         workspace=facts.workspace,
         principal=_principal(policy, who),
         mode=mode,
+        situation=imagined(compiled, labels=carried, prompt=prompt, after=after or ()),
     )
-    explanation = explanation_of(compile_policy(policy, facts, verify=False), request)
+    explanation = explanation_of(compiled, request)
     show(form, explanation.wire(), "\n".join(explanation.lines()))
     if not explanation.decision.allowed:
         raise typer.Exit(1)
+
+
+app.command()(policy_diff.diff)
+app.command()(policy_learn.learn)
 
 
 def _load(file: Path) -> Policy:

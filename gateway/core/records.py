@@ -25,6 +25,7 @@ __all__ = [
     "CallIds",
     "Event",
     "ToolIds",
+    "approval_record",
     "arguments_shape",
     "decision_record",
     "outcome_record",
@@ -38,6 +39,7 @@ class Event(StrEnum):
 
     DECISION = "decision"
     OUTCOME = "outcome"
+    APPROVAL = "approval"
     RECOVERED = "recovered"
 
 
@@ -91,6 +93,11 @@ def outcome_record(
     `bytes` and `hmac` are of the result's canonical JSON; a failed call has its `failure` kind.
     """
     return _body(Event.OUTCOME, call, ids, tool, outcome=_outcome(outcome, ms, key))
+
+
+def approval_record(*, call: ToolCall, verdict: Decision, ids: CallIds, tool: ToolIds) -> JsonObject:
+    """Return the body of the record of what somebody decided about a call that asked."""
+    return _body(Event.APPROVAL, call, ids, tool, decision=verdict.wire())
 
 
 def unknown_outcome(decision: JsonObject) -> JsonObject:

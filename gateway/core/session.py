@@ -3,21 +3,26 @@
 The shell (`runtime.gateway`) feeds it events and carries out the one command each event yields:
 
     Called ──> Record(decision) ──Recorded──> denied:  Record(outcome) ──> Answer
-                                └─Recorded──> allowed: Acquire ──Acquired──> Send ──Returned──┐
-               RecordLost ──> Answer(denied)              └──── Broke ─────────┴─── Broke ────┤
-                                                     Answer <──Recorded── Record(outcome) <───┘
+                  ^             └─Recorded──> allowed: Acquire ──Acquired──> Send ──Returned──┐
+                  │             │                         └──── Broke ─────────┴─── Broke ────┤
+                  │             └─Recorded──> ask: SeekApproval ─────────────────── Broke ────┤
+                  └─ Approved (judged again), Refused, Expired, Pending ─┘                    │
+               RecordLost ──> Answer(denied)         Answer <──Recorded── Record(outcome) <───┘
 
 Every rule of the path is in `_TRANSITIONS`: nothing is sent before its decision is on disk, nothing
-is answered before its outcome is, a call is sent at most once, and any doubt is a denial.
+is answered before its outcome is, a call is sent at most once, and any doubt is a denial. An approved
+call is judged once more, by the policy of that moment; the approval stands in for the very ask it
+answers and for nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Literal, TypeAlias
 
+from gateway.core.approvals import ApprovalRequest, approval_request, approved_decision
 from gateway.core.calls import (
     Answered,
     Denied,
@@ -32,6 +37,11 @@ from gateway.core.catalog import Catalog, Tool
 from gateway.core.decisions import Decision, DecisionCode, Effect
 from gateway.core.json_types import JsonObject
 from gateway.core.policy import CompiledPolicy, Request
+from gateway.core.policy.approving import approval_terms
+from gateway.core.policy.in_force import PolicyInForce
+from gateway.core.policy.limits import Counters
+from gateway.core.policy.provenance import Seen
+from gateway.core.policy.state import Moment, PolicyState
 from gateway.core.records import CallIds, ToolIds, decision_record, outcome_record
 from gateway.core.secrets import mask, mask_object
 
@@ -39,15 +49,20 @@ __all__ = [
     "Acquire",
     "Acquired",
     "Answer",
+    "Approved",
     "Broke",
     "Called",
     "Command",
     "Event",
+    "Expired",
     "Mode",
+    "Pending",
     "Record",
     "RecordLost",
     "Recorded",
+    "Refused",
     "Returned",
+    "SeekApproval",
     "Send",
     "SessionFacts",
     "SessionMachine",
@@ -61,11 +76,12 @@ Mode: TypeAlias = Literal["training", "deployment"]
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """A front translated a call."""
+    """A front translated a call. `wall` is the wall clock in unix seconds, for rules that ask the hour."""
 
     call: ToolCall
     episode: str | None = None
     step: int | None = None
+    wall: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +119,38 @@ class Broke:
     error: ServerError | None = None
 
 
-Event: TypeAlias = Called | Recorded | RecordLost | Acquired | Returned | Broke
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """Somebody who may said yes to this very call; the approval is spent by this event."""
+
+    approval: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Somebody who may said no, or nobody can be asked."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The approval's time was over before the call could run."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Nobody has answered yet; the approval waits on, the call does not."""
+
+    approval: str
+
+
+Event: TypeAlias = (
+    Called | Recorded | RecordLost | Approved | Refused | Expired | Pending | Acquired | Returned | Broke
+)
 
 
 # -- commands: what to do next --------------------------------------------------------------------
@@ -114,6 +161,13 @@ class Record:
     """Make this ledger record durable; answer with `Recorded` or `RecordLost`."""
 
     body: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class SeekApproval:
+    """Have somebody decide; answer with `Approved`, `Refused`, `Expired`, `Pending` or `Broke`."""
+
+    request: ApprovalRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +194,7 @@ class Answer:
     outcome: Outcome
 
 
-Command: TypeAlias = Record | Acquire | Send | Answer
+Command: TypeAlias = Record | SeekApproval | Acquire | Send | Answer
 
 
 # -- the machine ----------------------------------------------------------------------------------
@@ -148,6 +202,7 @@ Command: TypeAlias = Record | Acquire | Send | Answer
 
 class _Phase(Enum):
     JUDGED = auto()  # the decision waits for the disk
+    SEEKING = auto()  # somebody is asked
     ACQUIRING = auto()  # the server is being had
     SENT = auto()  # the server has the call
     SETTLED = auto()  # the outcome waits for the disk
@@ -156,9 +211,10 @@ class _Phase(Enum):
 
 @dataclass(slots=True)
 class _Running:
-    """One call in flight."""
+    """One call in flight. `policy` is what its decision was made by, also after a reload."""
 
     call: ToolCall
+    policy: CompiledPolicy
     decision: Decision
     arguments: JsonObject
     tool: Tool | None
@@ -167,6 +223,11 @@ class _Running:
     phase: _Phase = _Phase.JUDGED
     sandbox: str | None = None
     outcome: Outcome | None = None
+    wall: float = 0.0
+
+    def moment(self, now: float) -> Moment:
+        """Return `now` on both clocks."""
+        return Moment(self.wall + now - self.started, now)
 
     @property
     def tool_ids(self) -> ToolIds:
@@ -178,18 +239,29 @@ class _Running:
 
 @dataclass(frozen=True, slots=True)
 class SessionFacts:
-    """What does not change while a session lives. `key` seals argument digests in the ledger."""
+    """What does not change while a session lives, but for the policy that is in force.
+
+    `key` seals argument digests in the ledger. `counters` are those of the whole gateway; `prompt` is
+    the task that the session is about, where one is known.
+    """
 
     id: str
     pack: str
     principal: Principal
-    policy: CompiledPolicy
+    in_force: PolicyInForce
     catalog: Catalog
     mode: Mode
     workspace: str
     key: bytes
     plain_arguments: bool = False
     secrets: tuple[str, ...] = ()
+    counters: Counters = field(default_factory=Counters)
+    prompt: str = ""
+
+    @property
+    def policy(self) -> CompiledPolicy:
+        """What judges a call that begins now; a call in flight keeps its own (`_Running.policy`)."""
+        return self.in_force.policy
 
 
 @dataclass(slots=True)
@@ -197,8 +269,12 @@ class SessionMachine:
     """Judges the calls of one session and says what to do next. `now` is in monotonic seconds."""
 
     facts: SessionFacts
+    state: PolicyState = field(init=False)
     _drifted: frozenset[str] = frozenset()
     _running: dict[str, _Running] = field(default_factory=dict[str, _Running])
+
+    def __post_init__(self) -> None:
+        self.state = PolicyState(self.facts.counters, Seen(self.facts.prompt))
 
     def tools(self) -> list[JsonObject]:
         """Return the tool definitions this session's principal could call under some arguments."""
@@ -208,7 +284,7 @@ class SessionMachine:
             for tool in facts.catalog.tools.values()
             if tool.trusted
             and tool.name not in self._drifted
-            and facts.policy.could_allow(tool.server, tool.upstream, facts.principal)
+            and facts.policy.could_allow(tool.server, tool.upstream, facts.principal, facts.mode)
         ]
 
     def listed(self, server: str, definitions: Iterable[JsonObject]) -> None:
@@ -237,22 +313,28 @@ class SessionMachine:
         if call.call_id in self._running:
             raise RuntimeError(f"call id {call.call_id} is in use")
         tool = facts.catalog.tools.get(call.tool)
-        decision, arguments = self._judge(call, tool)
+        self.state.begin(event.step)
+        decision, arguments = self._judge(call, tool, Moment(event.wall, now))
         ids = CallIds(facts.id, event.episode, event.step, facts.principal.name, facts.pack)
-        running = _Running(call, decision.of_call(call.call_id), arguments, tool, ids, now)
+        running = _Running(call, facts.policy, decision, arguments, tool, ids, now, wall=event.wall)
         self._running[call.call_id] = running
+        return self._decide(running, decision)
+
+    def _decide(self, running: _Running, decision: Decision) -> Command:
+        """Have the call's decision, or the one that takes its place, recorded before it counts."""
+        running.phase, running.decision = _Phase.JUDGED, decision.of_call(running.call.call_id)
         body = decision_record(
-            call=call,
+            call=running.call,
             decision=running.decision,
-            ids=ids,
+            ids=running.ids,
             tool=running.tool_ids,
-            arguments=arguments,
-            plain=facts.plain_arguments,
-            key=facts.key,
+            arguments=running.arguments,
+            plain=self.facts.plain_arguments,
+            key=self.facts.key,
         )
         return Record(body)
 
-    def _judge(self, call: ToolCall, tool: Tool | None) -> tuple[Decision, JsonObject]:
+    def _judge(self, call: ToolCall, tool: Tool | None, moment: Moment) -> tuple[Decision, JsonObject]:
         facts = self.facts
         if tool is None:
             return self._deny(
@@ -262,24 +344,63 @@ class SessionMachine:
             return self._definition_changed(tool), call.arguments
         if (fault := tool.check(call.arguments)) is not None:
             return self._deny(DecisionCode.INVALID_ARGUMENTS, fault), call.arguments
-        judgement = facts.policy.judge(
-            Request(
-                server=tool.server,
-                tool=tool.upstream,
-                arguments=call.arguments,
-                kinds=tool.kinds,
-                workspace=facts.workspace,
-                principal=facts.principal,
-                mode=facts.mode,
-            )
+        request = Request(
+            server=tool.server,
+            tool=tool.upstream,
+            arguments=call.arguments,
+            kinds=tool.kinds,
+            workspace=facts.workspace,
+            principal=facts.principal,
+            mode=facts.mode,
         )
+        judgement = self.state.judge(facts.policy, call.call_id, request, moment)
         return judgement.decision, judgement.arguments
 
     def _decided(self, running: _Running, event: Event, now: float) -> Command:
+        if running.decision.effect is Effect.ASK:
+            running.phase = _Phase.SEEKING
+            return SeekApproval(self._request(running))
         if not running.decision.allowed or running.tool is None:
             return self._settle(running, Denied(running.decision), now)
         running.phase = _Phase.ACQUIRING
         return Acquire(running.tool.server)
+
+    def _request(self, running: _Running) -> ApprovalRequest:
+        return approval_request(
+            running.call,
+            running.ids,
+            running.tool_ids,
+            principal=self.facts.principal,
+            arguments=running.arguments,
+            decision=running.decision,
+            terms=approval_terms(running.policy, running.decision.rule),
+            secrets=self.facts.secrets,
+        )
+
+    def _approved(self, running: _Running, event: Event, now: float) -> Command:
+        """Judge the call as things stand now; the approval replaces the very ask it was given to."""
+        assert isinstance(event, Approved)
+        asked = self._request(running)
+        running.policy = self.facts.policy
+        decision, running.arguments = self._judge(running.call, running.tool, running.moment(now))
+        if decision.effect is Effect.ASK:
+            running.decision = decision.of_call(running.call.call_id)
+            if self._request(running).binding == asked.binding:
+                decision = approved_decision(decision, event.approval, event.by)
+        return self._decide(running, decision)
+
+    def _not_approved(self, running: _Running, event: Event, now: float) -> Command:
+        match event:
+            case Pending(approval):
+                code = DecisionCode.APPROVAL_PENDING
+                reason = f"{running.decision.reason}; {approval} waits for it: call again once it is given"
+            case Expired(reason):
+                code = DecisionCode.APPROVAL_EXPIRED
+            case Refused(reason):
+                code = DecisionCode.APPROVAL_DENIED
+            case _:
+                raise RuntimeError(f"{type(event).__name__} says nothing of an approval")
+        return self._decide(running, replace(running.decision, effect=Effect.DENY, code=code, reason=reason))
 
     def _acquired(self, running: _Running, event: Event, now: float) -> Command:
         assert isinstance(event, Acquired)
@@ -293,7 +414,10 @@ class SessionMachine:
 
     def _returned(self, running: _Running, event: Event, now: float) -> Command:
         assert isinstance(event, Returned)
-        result = mask_object(event.result, self.facts.secrets)
+        masked = mask_object(event.result, self.facts.secrets)
+        result = self.state.returned(running.call.call_id, masked)
+        if isinstance(result, str):
+            return self._settle(running, Failed(running.decision, FailureKind.TOO_LARGE, result), now)
         return self._settle(running, Answered(running.decision, result), now)
 
     def _broke(self, running: _Running, event: Event, now: float) -> Command:
@@ -302,10 +426,14 @@ class SessionMachine:
         error = event.error
         if error is not None:
             error = ServerError(error.code, str(mask(error.message, secrets)), mask(error.data, secrets))
-        outcome = Failed(running.decision, event.kind, str(mask(event.message, secrets)), error)
+        if running.phase is _Phase.SENT:
+            self.state.answered_in_part(running.call.call_id)
+        message, error = self.state.failed(running.call.call_id, str(mask(event.message, secrets)), error)
+        outcome = Failed(running.decision, event.kind, message, error)
         return self._settle(running, outcome, now)
 
     def _settle(self, running: _Running, outcome: Outcome, now: float) -> Command:
+        self.state.ended(running.call.call_id, outcome, sent=running.phase is _Phase.SENT)
         running.phase, running.outcome = _Phase.SETTLED, outcome
         body = outcome_record(
             call=running.call,
@@ -337,6 +465,7 @@ class SessionMachine:
 
     def _done(self, running: _Running, outcome: Outcome) -> Command:
         running.phase = _Phase.DONE
+        self.state.release(running.call.call_id)
         del self._running[running.call.call_id]
         return Answer(outcome)
 
@@ -360,6 +489,11 @@ _Step: TypeAlias = Callable[[SessionMachine, _Running, Event, float], Command]
 _TRANSITIONS: dict[tuple[_Phase, type], _Step] = {
     (_Phase.JUDGED, Recorded): SessionMachine._decided,
     (_Phase.JUDGED, RecordLost): SessionMachine._decision_lost,
+    (_Phase.SEEKING, Approved): SessionMachine._approved,
+    (_Phase.SEEKING, Refused): SessionMachine._not_approved,
+    (_Phase.SEEKING, Expired): SessionMachine._not_approved,
+    (_Phase.SEEKING, Pending): SessionMachine._not_approved,
+    (_Phase.SEEKING, Broke): SessionMachine._broke,
     (_Phase.ACQUIRING, Acquired): SessionMachine._acquired,
     (_Phase.ACQUIRING, Broke): SessionMachine._broke,
     (_Phase.SENT, Returned): SessionMachine._returned,

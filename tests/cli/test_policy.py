@@ -37,10 +37,10 @@ def test_a_faulty_file_is_exit_code_two_and_still_one_json_document(tmp_path: Pa
     assert ran.err.startswith(f"{file}:2:29: unknown key")
 
 
-def test_a_suspicious_file_is_exit_code_one_with_the_place(tmp_path: Path) -> None:
+def test_a_suspicious_file_is_fine_and_the_place_is_shown(tmp_path: Path) -> None:
     file = write(tmp_path, "version: 1\nrules:\n  - {id: a, allow: echo.nothing}\n")
     ran = sandgate("policy", "check", file, "--pack", str(ECHO.parent))
-    assert ran.code == 1
+    assert ran.code == 0
     assert f"{file}:3:" in ran.out
     assert "has no tool 'nothing'" in ran.out
 
@@ -51,6 +51,30 @@ def test_a_failing_test_is_exit_code_one_with_its_place(tmp_path: Path) -> None:
     assert ran.code == 1
     assert ran.out.startswith(f"{file}:4:5: test of echo.echo failed: expected allow, got deny")
     assert ran.out.splitlines()[-1] == f"{file}: 0 of 1 tests pass"
+
+
+def test_a_check_runs_the_files_own_tests(tmp_path: Path) -> None:
+    file = write(tmp_path, "version: 1\nrules: []\ntests:\n  - {call: echo.echo, expect: allow}\n")
+    ran = sandgate("policy", "check", file, "--format", "json")
+    assert (ran.code, ran.document["ok"]) == (1, False)
+    assert ran.document["errors"][0]["code"] == "test_failed"
+
+
+def test_sarif_has_a_result_for_each_problem_with_its_place(tmp_path: Path) -> None:
+    file = write(tmp_path, "version: 1\nrules:\n  - {id: a, allow: echo.nothing}\n")
+    ran = sandgate("policy", "check", file, "--pack", str(ECHO.parent), "--format", "sarif")
+    (run,) = ran.document["runs"]
+    (result,) = run["results"]
+    place = result["locations"][0]["physicalLocation"]
+    assert (ran.code, ran.document["version"], result["level"]) == (0, "2.1.0", "warning")
+    assert result["ruleId"] in [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == (file, 3)
+
+
+def test_a_faulty_file_is_sarif_too_and_exit_code_two(tmp_path: Path) -> None:
+    ran = sandgate("policy", "check", write(tmp_path, "version: 1\nrule: []\n"), "--format", "sarif")
+    assert ran.code == 2
+    assert {result["level"] for result in ran.document["runs"][0]["results"]} == {"error"}
 
 
 def test_kinds_come_from_the_pack_that_names_the_file_as_its_own() -> None:
@@ -94,3 +118,20 @@ def test_a_tool_is_named_with_its_server() -> None:
     ran = sandgate("policy", "explain", str(ECHO), "--call", "echo")
     assert ran.code == 2
     assert "name server and tool" in ran.err
+
+
+def test_explain_takes_the_session_that_the_call_would_stand_in(tmp_path: Path) -> None:
+    policy = tmp_path / "p.yaml"
+    policy.write_text(
+        "version: 1\nrules:\n"
+        "  - {id: a, allow: mail.send, args: {to: {from: [prompt]}}}\n"
+        "  - {id: d, deny: mail.send, if_labels: {all: [untrusted]}}\n"
+        "labels: [{tool: web.get, adds: [untrusted]}]\n"
+    )
+    call = ("policy", "explain", str(policy), "--call", "mail.send", "--args", '{"to": "ann"}')
+    assert sandgate(*call).code == 1
+    assert sandgate(*call, "--prompt", "Write to ann").code == 0
+    assert sandgate(*call, "--prompt", "Write to ann", "--after", "web.get").code == 1
+    denied = sandgate(*call, "--prompt", "Write to ann", "--labels", "untrusted, other")
+    assert denied.code == 1
+    assert "labels of the session: other, untrusted" in denied.out

@@ -11,6 +11,7 @@ from gateway.core.catalog import ServerListing, build_catalog
 from gateway.core.decisions import DecisionCode, Effect
 from gateway.core.lock import tool_sha256
 from gateway.core.policy import compile_policy, load_policy
+from gateway.core.policy.in_force import PolicyInForce
 from gateway.core.session import (
     Acquire,
     Acquired,
@@ -53,7 +54,7 @@ def machine(*, secrets: tuple[str, ...] = (), locked: bool = True) -> SessionMac
         id="s1",
         pack="files",
         principal=LOCAL,
-        policy=compile_policy(load_policy(POLICY, "p.yaml"), None),
+        in_force=PolicyInForce(compile_policy(load_policy(POLICY, "p.yaml"), None)),
         catalog=build_catalog([listing]),
         mode="deployment",
         workspace="/workspace",

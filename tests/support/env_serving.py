@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.runtime.episodes import Episodes
+from gateway.runtime.episodes import Episodes, EpisodeSettings
 from gateway.runtime.gateway import Gateway, GatewaySettings
 from gateway.runtime.trajectories import TrajectoryFolder
 from gateway.serve.app import build_app
@@ -54,6 +54,7 @@ async def env_server(
     settings: GatewaySettings = TRAINING,
     limits: GateLimits | None = None,
     orchestration: bool = False,
+    playing: EpisodeSettings | None = None,
 ) -> AsyncGenerator[EnvServer]:
     """Serve copies of the echo pack; in deployment mode without episodes, unless `orchestration`."""
     async with open_echo_packs(tmp_path, *packs, settings=settings) as gateway:
@@ -61,7 +62,11 @@ async def env_server(
         if settings.mode == "training" or orchestration:
             writer = TrajectoryFolder(tmp_path / "trajectories")
             episodes = Episodes(
-                gateway, cache_dir=tmp_path / "cache", trajectories=writer, orchestration=orchestration
+                gateway,
+                cache_dir=tmp_path / "cache",
+                trajectories=writer,
+                orchestration=orchestration,
+                settings=playing,
             )
         security = HttpSecurity.bound_to("127.0.0.1")
         app = build_app(gateway, identity=identity, security=security, episodes=episodes, limits=limits)

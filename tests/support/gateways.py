@@ -17,7 +17,7 @@ from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack, load_pack
 from tests.support.sandboxes import bubblewrap
 
-__all__ = ["PACKS", "copy_pack", "served"]
+__all__ = ["PACKS", "copy_pack", "discreet_pack", "served"]
 
 PACKS = Path(__file__).parent.parent / "packs"
 
@@ -28,6 +28,20 @@ def copy_pack(name: str, tmp_path: Path) -> Pack:
     if not folder.exists():
         shutil.copytree(PACKS / name, folder)
     return load_pack(str(folder))
+
+
+def discreet_pack(tmp_path: Path, *changes: tuple[str, str]) -> Path:
+    """Copy the echo pack with a server that logs outside its workspace, so that its start leaves no trace.
+
+    `changes` are made to its code, each an old text and a new one; returns the server's file.
+    """
+    server = copy_pack("echo", tmp_path).folder / "servers" / "echo.py"
+    text = server.read_text()
+    for old, new in (('Path(".echo-log.jsonl")', 'Path("/tmp/log")'), *changes):
+        assert old in text
+        text = text.replace(old, new)
+    server.write_text(text)
+    return server
 
 
 @asynccontextmanager

@@ -44,6 +44,7 @@ class RawMcp:
     token: str | None = None
     session_id: str | None = None
     ids: count[int] = field(default_factory=lambda: count(1))
+    capabilities: dict[str, Any] = field(default_factory=dict[str, Any])
 
     async def post(self, body: bytes, headers: Mapping[str, str | bytes]) -> httpx2.Response:
         """Send these very bytes."""
@@ -57,7 +58,7 @@ class RawMcp:
         """Open a legacy session."""
         params = {
             "protocolVersion": LEGACY,
-            "capabilities": {},
+            "capabilities": self.capabilities,
             "clientInfo": {"name": "test", "version": "0"},
         }
         answer = await self.post(self._request("initialize", params), {})

@@ -7,9 +7,14 @@ from typing import Any
 
 import yaml
 
-from gateway.core.calls import LOCAL, Principal
+from gateway.core.calls import LOCAL, Answered, Denied, Failed, FailureKind, Principal
+from gateway.core.decisions import Decision
 from gateway.core.policy import CompiledPolicy, Judgement, Request, compile_policy, load_policy
+from gateway.core.policy.limits import Counters
 from gateway.core.policy.model import Mode
+from gateway.core.policy.provenance import Seen
+from gateway.core.policy.situation import NOWHERE, Situation
+from gateway.core.policy.state import Moment, PolicyState
 
 KINDS = {
     "path": "path",
@@ -42,11 +47,12 @@ def judged(
     principal: Principal = LOCAL,
     mode: Mode = "deployment",
     workspace: str = "/workspace",
+    situation: Situation = NOWHERE,
 ) -> Judgement:
     """Judge one call, named `server.tool`."""
     server, _, tool = call.partition(".")
     return policy.judge(
-        Request(server, tool, dict(arguments or {}), kinds, workspace, principal=principal, mode=mode)
+        Request(server, tool, dict(arguments or {}), kinds, workspace, principal, mode, situation)
     )
 
 
@@ -60,3 +66,62 @@ def effect_of(
 def code_of(policy: CompiledPolicy, call: str, arguments: Mapping[str, Any] | None = None, **how: Any) -> str:
     """Return the decision's code."""
     return judged(policy, call, arguments, **how).decision.code.value
+
+
+class Life:
+    """One session under a policy, without a gateway: calls are judged, answered and settled in turn."""
+
+    def __init__(
+        self,
+        policy: CompiledPolicy,
+        *,
+        shared: Counters | None = None,
+        prompt: str = "",
+        principal: Principal = LOCAL,
+        mode: Mode = "deployment",
+        kinds: Mapping[str, str] = KINDS,
+    ) -> None:
+        self.policy = policy
+        self.kinds = kinds
+        self.state = PolicyState(shared or Counters(), Seen(prompt))
+        self.principal = principal
+        self.mode: Mode = mode
+        self.now = 0.0
+        self.wall = 1_700_000_000.0
+        self.shown: Any = None
+        self._count = 0
+
+    def start(self, call: str, arguments: Mapping[str, Any] | None = None) -> tuple[str, Decision]:
+        """Judge a call and leave it in flight."""
+        server, _, tool = call.partition(".")
+        self._count += 1
+        call_id = f"c{self._count}"
+        request = Request(
+            server, tool, dict(arguments or {}), self.kinds, principal=self.principal, mode=self.mode
+        )
+        self.state.begin(None)
+        judgement = self.state.judge(self.policy, call_id, request, Moment(self.wall + self.now, self.now))
+        return call_id, judgement.decision
+
+    def end(self, call_id: str, decision: Decision, result: str | Mapping[str, Any] | None = "ok") -> None:
+        """Have the server answer; `None`: it never had the call."""
+        if not decision.allowed:
+            self.state.ended(call_id, Denied(decision), sent=False)
+        elif result is None:
+            failed = Failed(decision, FailureKind.START_FAILED, "it did not start")
+            self.state.ended(call_id, failed, sent=False)
+        else:
+            content = {"content": [{"type": "text", "text": result}]} if isinstance(result, str) else result
+            self.shown = self.state.returned(call_id, dict(content))
+            self.state.ended(call_id, Answered(decision, dict(content)), sent=True)
+
+    def call(
+        self,
+        call: str,
+        arguments: Mapping[str, Any] | None = None,
+        result: str | Mapping[str, Any] | None = "ok",
+    ) -> str:
+        """Make a call to its end and return its decision's code."""
+        call_id, decision = self.start(call, arguments)
+        self.end(call_id, decision, result)
+        return decision.code.value

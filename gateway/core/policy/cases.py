@@ -8,16 +8,17 @@ from typing import TypeAlias
 
 from gateway.core.calls import LOCAL, Principal
 from gateway.core.decisions import Decision
-from gateway.core.policy.model import Case, PrincipalPattern
+from gateway.core.policy.model import Case, PolicyFile, PrincipalPattern
+from gateway.core.policy.provenance import Seen
 from gateway.core.policy.reading import CaseSet
 from gateway.core.policy.request import Judgement, PackFacts, Request
+from gateway.core.policy.situation import Situation
 from gateway.errors import Problem
 
 __all__ = ["TestResult", "run_cases", "sample_principal"]
 
 
 Judge: TypeAlias = Callable[[Request], Judgement]
-Principals: TypeAlias = Mapping[str, PrincipalPattern]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,9 @@ class TestResult:
         return self.problem is None
 
 
-def run_cases(judge: Judge, people: Principals, cases: CaseSet, facts: PackFacts) -> list[TestResult]:
-    """Judge every case and compare."""
-    return [_run(judge, people, cases, index, facts) for index in range(len(cases.cases))]
+def run_cases(judge: Judge, model: PolicyFile, cases: CaseSet, facts: PackFacts) -> list[TestResult]:
+    """Judge every case and compare; each stands at the start of a session of its own."""
+    return [_run(judge, model.principals, cases, index, facts) for index in range(len(cases.cases))]
 
 
 def sample_principal(name: str, pattern: PrincipalPattern) -> Principal:
@@ -50,7 +51,9 @@ def sample_principal(name: str, pattern: PrincipalPattern) -> Principal:
     return Principal(name, client=client, user=user, groups=frozenset({group} if group else ()))
 
 
-def _run(judge: Judge, people: Principals, cases: CaseSet, index: int, facts: PackFacts) -> TestResult:
+def _run(
+    judge: Judge, people: Mapping[str, PrincipalPattern], cases: CaseSet, index: int, facts: PackFacts
+) -> TestResult:
     case = cases.cases[index]
     if case.as_ is not None and case.as_ not in people:
         message = f"unknown principal {case.as_!r}: define it under 'principals' of the policy"
@@ -74,6 +77,7 @@ def _request(case: Case, principal: Principal, facts: PackFacts) -> Request:
         workspace=facts.workspace,
         principal=principal,
         mode=case.mode,
+        situation=Situation(labels=frozenset(case.labels), appeared=Seen(case.prompt).finder()),
     )
 
 

@@ -12,11 +12,12 @@ from pydantic_core.core_schema import WithDefaultSchema
 
 from gateway.core.decisions import Effect
 from gateway.core.json_types import JsonObject, JsonValue
-from gateway.core.policy.compile import tool_test
+from gateway.core.policy.binding import target_test, tool_test
 from gateway.core.policy.contradictions import contradiction
+from gateway.core.policy.grants import differences, mount_faults
 from gateway.core.policy.matchers import implied_kind
-from gateway.core.policy.model import SELECTORS, ArgumentMatchers, PolicyFile, Rule
-from gateway.core.policy.patterns import split_tool_pattern
+from gateway.core.policy.model import SELECTORS, ArgumentMatchers, Place, PolicyFile, Rule
+from gateway.core.policy.patterns import split_pattern, split_tool_pattern
 from gateway.core.policy.reading import Policy
 from gateway.core.policy.request import PackFacts
 from gateway.errors import Problem
@@ -72,25 +73,33 @@ def _wire(problem: Problem) -> JsonObject:
 class _Checker:
     def __init__(self, policy: Policy, facts: PackFacts) -> None:
         self._document = policy.document
-        self._rules = policy.model.rules
+        self._model = policy.model
+        self._rules = list(policy.model.placed_rules())
         self._facts = facts
         self._kinds = facts.kinds
 
     def alone(self) -> Iterator[Problem]:
         """Yield what the file itself shows."""
-        for index, rule in enumerate(self._rules):
+        for place, rule, _ in self._rules:
             for argument, matchers in rule.args.items():
-                path = ("rules", index, "args", argument)
+                path = (*place, "args", argument)
                 reason = contradiction(matchers)
                 if reason:
                     yield self._document.problem(
                         path, "never_holds", f"rule {rule.id!r} can never hold: {reason}"
                     )
                 yield from self._relative_globs(path, argument, matchers)
+            yield from self._labels_nobody_adds(place, rule)
 
-    def _relative_globs(
-        self, path: tuple[str | int, ...], argument: str, matchers: ArgumentMatchers
-    ) -> Iterator[Problem]:
+    def _labels_nobody_adds(self, place: Place, rule: Rule) -> Iterator[Problem]:
+        added = {label for entry in self._model.labels for label in entry.adds}
+        wanted = rule.if_labels
+        for label in (*wanted.all, *wanted.any, *wanted.none) if wanted else ():
+            if label not in added:
+                message = f"no entry of 'labels' adds {label!r}: rule {rule.id!r} asks for it in vain"
+                yield self._document.problem((*place, "if_labels"), "unknown_label", message)
+
+    def _relative_globs(self, path: Place, argument: str, matchers: ArgumentMatchers) -> Iterator[Problem]:
         if argument != "@path" and implied_kind(matchers) != "path" and not self._declared(argument, "path"):
             return
         for pattern in (*matchers.glob, *matchers.not_glob):
@@ -105,20 +114,31 @@ class _Checker:
 
     def against_pack(self) -> Iterator[Problem]:
         """Yield what does not fit the toolpack."""
-        for index, rule in enumerate(self._rules):
-            yield from self._unknown_tools(index, rule)
+        yield from differences(self._model, self._document, self._facts.needs)
+        yield from mount_faults(self._model, self._document, self._facts.workspace)
+        yield from self._unknown_elsewhere()
+        for place, rule, _ in self._rules:
+            yield from self._unknown_tools((*place, rule.effect.value), rule.tools)
             tools = _covered(rule, self._facts)
-            yield from self._unknown_arguments(index, rule, tools)
-            yield from self._kindless(index, rule, tools)
+            yield from self._unknown_arguments(place, rule, tools)
+            yield from self._kindless(place, rule, tools)
             if rule.effect is not Effect.DENY and tools and all(self._always_denied(tool) for tool in tools):
                 message = (
                     f"rule {rule.id!r} never matters: a deny rule without conditions covers all its tools"
                 )
-                yield self._document.problem(("rules", index), "never_matters", message)
+                yield self._document.problem(place, "never_matters", message)
 
-    def _unknown_tools(self, index: int, rule: Rule) -> Iterator[Problem]:
-        for position, pattern in enumerate(rule.tools):
-            if pattern == "*" or any(map(tool_test([pattern]), *_columns(self._facts))):
+    def _unknown_elsewhere(self) -> Iterator[Problem]:
+        for index, entry in enumerate(self._model.labels):
+            yield from self._unknown_tools(("labels", index, "tool"), entry.tool)
+        for index, entry in enumerate(self._model.results):
+            yield from self._unknown_tools(("results", index, "tool"), entry.tool)
+
+    def _unknown_tools(self, place: Place, patterns: Sequence[str]) -> Iterator[Problem]:
+        for position, pattern in enumerate(patterns):
+            if pattern == "*" or split_pattern(pattern).target != "tool":
+                continue
+            if any(map(tool_test([pattern]), *_columns(self._facts))):
                 continue
             server, tool = split_tool_pattern(pattern)
             known = server in self._facts.tools
@@ -127,12 +147,11 @@ class _Checker:
                 if known
                 else f"no server and tool match {pattern!r}"
             )
-            path = ("rules", index, rule.effect.value, position)
-            yield self._document.problem(path, "unknown_tool", f"{what} in this toolpack")
+            yield self._document.problem((*place, position), "unknown_tool", f"{what} in this toolpack")
 
-    def _unknown_arguments(self, index: int, rule: Rule, tools: _Tools) -> Iterator[Problem]:
+    def _unknown_arguments(self, place: Place, rule: Rule, tools: _Tools) -> Iterator[Problem]:
         for argument in rule.args if tools else ():
-            path = ("rules", index, "args", argument)
+            path = (*place, "args", argument)
             kind = SELECTORS.get(argument)
             if kind:
                 if not any(kind in self._kinds.get(server, {}).values() for server, _, _ in tools):
@@ -144,7 +163,7 @@ class _Checker:
                 message = f"none of the rule's tools has an argument {argument!r}"
                 yield self._document.problem(path, "unknown_argument", message)
 
-    def _kindless(self, index: int, rule: Rule, tools: _Tools) -> Iterator[Problem]:
+    def _kindless(self, place: Place, rule: Rule, tools: _Tools) -> Iterator[Problem]:
         if rule.effect is Effect.DENY:
             return
         for server, tool, schema in tools:
@@ -155,16 +174,17 @@ class _Checker:
                 if argument in rule.args and implied_kind(rule.args[argument]):
                     continue
                 message = f"{server}.{tool}: argument {argument!r} is named like a {likely} and has no kind"
-                yield self._document.problem(("rules", index), "no_kind", message)
+                yield self._document.problem(place, "no_kind", message)
 
     def _always_denied(self, tool: _Tool) -> bool:
         server, name, _ = tool
         return any(
             rule.effect is Effect.DENY
             and not rule.args
-            and not rule.to
-            and tool_test(rule.tools)(server, name)
-            for rule in self._rules
+            and not (rule.to or rule.if_labels or rule.hours or rule.when)
+            and target_test(rule.tools, rule.effect)("tool", server, name)
+            for _, rule, modes in self._rules
+            if len(modes) > 1
         )
 
 
@@ -173,12 +193,12 @@ _Tools = list[_Tool]
 
 
 def _covered(rule: Rule, facts: PackFacts) -> _Tools:
-    names = tool_test(rule.tools)
+    names = target_test(rule.tools, rule.effect)
     return [
         (server, tool, schema)
         for server, tools in facts.tools.items()
         for tool, schema in tools.items()
-        if names(server, tool)
+        if names("tool", server, tool)
     ]
 
 

@@ -6,45 +6,27 @@ length of the file. Pure but for that cache, which never changes an answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gateway.core.calls import Principal
 from gateway.core.decisions import Decision, DecisionCode, Effect
-from gateway.core.policy.arguments import Spelling, canon_for
+from gateway.core.json_types import JsonObject
+from gateway.core.policy.binding import Binder, ask_mode, tool_test
 from gateway.core.policy.cases import TestResult, run_cases
 from gateway.core.policy.evaluate import ToolRules, decide
-from gateway.core.policy.matchers import implied_kind
-from gateway.core.policy.model import KINDS, SELECTORS, AskMode, Kind, Mode, OnDeny, PolicyFile, Rule
-from gateway.core.policy.patterns import split_tool_pattern
+from gateway.core.policy.grants import Granted, granted, mount_faults
+from gateway.core.policy.labels import added
+from gateway.core.policy.model import Grant, Matchers, Mode, OnDeny, PolicyFile
 from gateway.core.policy.reading import CaseSet, Policy
-from gateway.core.policy.request import Judgement, PackFacts, Request
-from gateway.core.policy.rules import BoundRule, ToolView, bind_conditions, compile_principal
-from gateway.core.policy.wildcards import compile_wildcard
+from gateway.core.policy.request import Judgement, PackFacts, Request, ServerNeeds
+from gateway.core.policy.results import BoundResults, bind_results
+from gateway.core.policy.situation import VIRTUAL_START
 from gateway.errors import ConfigError
 
-__all__ = ["DENY_ALL", "CompiledPolicy", "compile_policy", "tool_test"]
+__all__ = ["DENY_ALL", "CompiledPolicy", "compile_policy"]
 
 _MOST_TOOLS = 4_096
 """Tools whose rules are kept; beyond, the cache starts anew."""
-_OUTCOMES = {
-    Effect.ALLOW: (Effect.ALLOW, DecisionCode.RULE_ALLOW),
-    Effect.DENY: (Effect.DENY, DecisionCode.RULE_DENY),
-    Effect.ASK: (Effect.ASK, DecisionCode.APPROVAL_PENDING),
-}
-_WHY = {
-    DecisionCode.RULE_ALLOW: "the rule allows this call",
-    DecisionCode.RULE_DENY: "the rule forbids this call",
-    DecisionCode.APPROVAL_PENDING: "the call needs an approval",
-    DecisionCode.APPROVAL_DENIED: "the call needs an approval, and there is nobody to give one",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _IndexedRule:
-    rule: Rule
-    line: int
-    names: Callable[[str, str], bool]
 
 
 class CompiledPolicy:
@@ -59,18 +41,21 @@ class CompiledPolicy:
         self.file = policy.name if policy else None
         self.sha256 = policy.sha256 if policy else None
         self._facts = facts or PackFacts()
-        self._principals = {name: compile_principal(part) for name, part in self.model.principals.items()}
-        self._rules = _indexed(policy) if policy else []
-        self._tools: dict[tuple[str, str], ToolRules] = {}
         reason = "no rule allows" if policy else "no policy was given, so nothing allows"
         self._otherwise = Decision(
             Effect.DENY, DecisionCode.NO_MATCH, reason, policy=self.file, policy_sha256=self.sha256
         )
+        self._binder = Binder(policy, self.model, self._otherwise)
+        self._tools: dict[tuple[str, str, Mode], ToolRules] = {}
+        self._trusted = {source: tool_test([source[len("tool:") :]]) for source in _tool_sources(self.model)}
+        self._results = [(tool_test(rule.tool), index) for index, rule in enumerate(self.model.results)]
 
     @property
     def on_deny(self) -> OnDeny:
         """What a denial costs in training: `penalty`, and `end_after` so many denials."""
         return self.model.modes.training.on_deny
+
+    # -- judging
 
     def judge(self, request: Request) -> Judgement:
         """Return the decision and the canonical arguments; total: an error in here is a denial."""
@@ -80,73 +65,94 @@ class CompiledPolicy:
             reason = f"the policy could not be evaluated ({type(error).__name__})"
             return Judgement(self._otherwise.as_denial(DecisionCode.POLICY_ERROR, reason), request.arguments)
 
-    def could_allow(self, server: str, tool: str, principal: Principal, mode: Mode = "deployment") -> bool:
-        """Whether this principal could call the tool under some arguments."""
-        asking = self._ask_mode(mode) != "deny"
-        granted = False
-        for indexed in self._rules:
-            if indexed.names(server, tool) and self._covers(indexed.rule, principal):
-                effect = indexed.rule.effect
-                if effect is Effect.DENY and not indexed.rule.args:
-                    return False
-                granted = granted or effect is Effect.ALLOW or (effect is Effect.ASK and asking)
-        return granted
+    def judge_resource(self, request: Request) -> Judgement:
+        """Return the judgement of reading, or subscribing to, the resource whose URI is `request.tool`.
 
-    def run_tests(self, cases: CaseSet | None = None) -> list[TestResult]:
-        """Judge the file's own tests, or other cases, by the facts the policy was compiled with."""
-        chosen = cases or (self.policy.cases if self.policy else None)
-        return run_cases(self.judge, self.model.principals, chosen, self._facts) if chosen else []
+        Rules see the URI as the argument `uri`; nothing is respelled.
+        """
+        arguments: JsonObject = {"uri": request.tool}
+        return self.judge(replace(request, target="resource", arguments=arguments, kinds={}))
+
+    def judge_prompt(self, request: Request) -> Judgement:
+        """Return the judgement of getting, or completing, the prompt named `request.tool`."""
+        return self.judge(replace(request, target="prompt", kinds={}))
+
+    def could_allow(self, server: str, tool: str, principal: Principal, mode: Mode = "deployment") -> bool:
+        """Whether this principal could call the tool under some arguments, at some time."""
+        asking = ask_mode(self.model, mode) != "deny"
+        granted = False
+        for entry in self._binder.rules:
+            rule = entry.rule
+            if mode not in entry.modes or not entry.names("tool", server, tool):
+                continue
+            if not self._binder.covers(rule, lambda test: test(principal)):
+                continue
+            if rule.effect is Effect.DENY and not rule.args and not entry.guards:
+                return False
+            granted = granted or rule.effect is Effect.ALLOW or (rule.effect is Effect.ASK and asking)
+        return granted
 
     def rules_of(self, request: Request) -> ToolRules:
         """Return the rules that one tool's calls are judged by."""
-        key = (request.server, request.tool)
+        if request.target != "tool":
+            return self._binder.bind(request)
+        key = (request.server, request.tool, request.mode)
         known = self._tools.get(key)
         if known and known.workspace == request.workspace and known.kinds == request.kinds:
             return known
         if len(self._tools) >= _MOST_TOOLS:
             self._tools.clear()
-        bound = self._tools[key] = self._bind(request)
+        bound = self._tools[key] = self._binder.bind(request)
         return bound
 
-    def _bind(self, request: Request) -> ToolRules:
-        indexed = [entry for entry in self._rules if entry.names(request.server, request.tool)]
-        declared: dict[str, Kind] = {argument: KINDS[kind] for argument, kind in request.kinds.items()}
-        kinds: dict[str, Kind] = {**_implied_kinds(indexed), **declared}
-        view = ToolView(declared, kinds, request.workspace)
-        bound = [self._bound(entry, view) for entry in indexed]
-        return ToolRules(
-            kinds=declared,
-            workspace=request.workspace,
-            spellings=tuple(_spellings(view)),
-            denies=_with_effect(bound, Effect.DENY),
-            asks=_with_effect(bound, Effect.ASK),
-            allows=_with_effect(bound, Effect.ALLOW),
-        )
+    # -- what results do
 
-    def _bound(self, entry: _IndexedRule, view: ToolView) -> BoundRule:
-        rule = entry.rule
-        return BoundRule(
-            rule=rule,
-            line=entry.line,
-            decisions={mode: self._decision(rule, entry.line, mode) for mode in ("training", "deployment")},
-            to=tuple(self._principals[name] for name in rule.to or ()),
-            conditions=bind_conditions(rule, view),
-        )
+    def labels_added(self, request: Request, arguments: JsonObject) -> frozenset[str]:
+        """Return the labels that a result of this call adds to its session; `arguments` are canonical."""
+        rules = self.rules_of(request).labels
+        return added(rules, arguments, request.situation) if rules else frozenset()
 
-    def _decision(self, rule: Rule, line: int, mode: Mode) -> Decision:
-        effect, code = _OUTCOMES[rule.effect]
-        if rule.effect is Effect.ASK and self._ask_mode(mode) == "deny":
-            effect, code = Effect.DENY, DecisionCode.APPROVAL_DENIED
-        return replace(
-            self._otherwise, effect=effect, code=code, reason=rule.why or _WHY[code], rule=rule.id, line=line
-        )
+    def sources_of(self, server: str, tool: str) -> frozenset[str]:
+        """Return the sources of the file's `from` matchers that a result of this tool counts for."""
+        return frozenset(source for source, names in self._trusted.items() if names(server, tool))
 
-    def _ask_mode(self, mode: Mode) -> AskMode:
-        modes = self.model.modes
-        return modes.training.ask if mode == "training" else modes.deployment.ask
+    def results_of(self, server: str, tool: str) -> BoundResults | None:
+        """Return what is kept back of the tool's results, or `None` where no rule says anything."""
+        indices = [index for names, index in self._results if names(server, tool)]
+        if not indices or self.policy is None:
+            return None
+        rules, document = self.model.results, self.policy.document
+        shapes = sorted({shape for index in indices for shape in rules[index].redact})
+        caps = [
+            (most, f"{self.file}:{document.position(('results', index)).line}")
+            for index in indices
+            if (most := rules[index].max_bytes) is not None
+        ]
+        return bind_results(shapes, caps)
 
-    def _covers(self, rule: Rule, principal: Principal) -> bool:
-        return not rule.to or any(self._principals[name](principal) for name in rule.to)
+    # -- its surroundings
+
+    def clock_time(self, wall: float, steps: int, mode: Mode) -> float:
+        """Return the time on the mode's clock, in unix seconds, after so many steps."""
+        clock = self.model.modes.training.clock
+        if mode == "deployment" or clock == "real":
+            return wall
+        return VIRTUAL_START + steps * (1.0 if isinstance(clock, str) else clock.virtual.step)
+
+    def granted(self, server: str, needs: ServerNeeds, workspace: str) -> Granted:
+        """Return what the server's sandbox gets; raises `ConfigError` for a grant that cannot be given."""
+        grants = self.model.grants
+        if grants is None or self.policy is None:
+            return granted(needs, None, workspace)
+        faults = list(mount_faults(self.model, self.policy.document, workspace))
+        if faults:
+            raise ConfigError(faults)
+        return granted(needs, grants.get(server, Grant.model_validate({})), workspace)
+
+    def run_tests(self, cases: CaseSet | None = None) -> list[TestResult]:
+        """Judge the file's own tests, or other cases, by the facts the policy was compiled with."""
+        chosen = cases or (self.policy.cases if self.policy else None)
+        return run_cases(self.judge, self.model, chosen, self._facts) if chosen else []
 
 
 def compile_policy(policy: Policy, pack: PackFacts | None = None, *, verify: bool = True) -> CompiledPolicy:
@@ -162,40 +168,16 @@ def compile_policy(policy: Policy, pack: PackFacts | None = None, *, verify: boo
     return compiled
 
 
-def _indexed(policy: Policy) -> list[_IndexedRule]:
-    return [
-        _IndexedRule(rule, policy.rule_line(index), tool_test(rule.tools))
-        for index, rule in enumerate(policy.model.rules)
-    ]
+def _tool_sources(model: PolicyFile) -> set[str]:
+    args = [*(rule.args for rule in model.every_rule()), *(rule.args for rule in model.labels)]
+    found = {source for each in args for matchers in each.values() for source in _sources(matchers)}
+    return {source for source in found if source.startswith("tool:")}
 
 
-def tool_test(patterns: Sequence[str]) -> Callable[[str, str], bool]:
-    """Return a test of server and tool names for a rule's patterns."""
-    tests = [tuple(map(compile_wildcard, split_tool_pattern(pattern))) for pattern in patterns]
-    return lambda server, tool: any(of_server(server) and of_tool(tool) for of_server, of_tool in tests)
-
-
-def _implied_kinds(entries: Sequence[_IndexedRule]) -> dict[str, Kind]:
-    """Return the kinds that the rules' own matchers give to arguments; a path wins over a URL."""
-    kinds: dict[str, Kind] = {}
-    for entry in entries:
-        for argument, matchers in entry.rule.args.items():
-            kind = implied_kind(matchers)
-            if kind and argument not in SELECTORS and kinds.get(argument) != "path":
-                kinds[argument] = kind
-    return kinds
-
-
-def _spellings(view: ToolView) -> Iterator[Spelling]:
-    for argument, kind in view.kinds.items():
-        canon = canon_for(kind, view.workspace)
-        if canon:
-            first, *rest = argument.split(".")
-            yield Spelling(first, tuple(rest), canon)
-
-
-def _with_effect(rules: Sequence[BoundRule], effect: Effect) -> tuple[BoundRule, ...]:
-    return tuple(rule for rule in rules if rule.rule.effect is effect)
+def _sources(matchers: Matchers) -> set[str]:
+    items = matchers.items
+    inner = (matchers.not_, *((items.all, items.any, items.none) if items else ()))
+    return {*matchers.from_, *(source for part in inner if part for source in _sources(part))}
 
 
 DENY_ALL = CompiledPolicy(None)

@@ -8,11 +8,15 @@ from gateway.core.json_types import JsonValue
 from gateway.core.policy.equality import json_equal
 from gateway.core.policy.matchers import ValueKind, compile_matchers, implied_kind
 from gateway.core.policy.model import Matchers
+from gateway.core.policy.situation import NOWHERE
 
 __all__ = ["contradiction"]
 
 _STRING_MATCHERS = frozenset(
-    {"glob", "not_glob", "under", "not_under", "regex", "scheme", "host", "port", "max_len", "max_bytes"}
+    {
+        *("glob", "not_glob", "under", "not_under", "regex", "scheme", "host", "port", "public_only"),
+        *("sql", "max_len", "max_bytes"),
+    }
 )
 _WANTED_TYPE = {
     **dict.fromkeys(_STRING_MATCHERS, frozenset({"string"})),
@@ -57,4 +61,7 @@ def _satisfies(value: JsonValue, m: Matchers) -> bool:
         return True
     if "equals" in m.model_fields_set and not json_equal(value, m.equals):
         return False
-    return all(check.judge(value) is not False for check in compile_matchers(m, ValueKind(None, "/")))
+    return all(
+        check.matcher == "from" or check.judge(value, NOWHERE) is not False
+        for check in compile_matchers(m, ValueKind(None, "/"))
+    )

@@ -1,7 +1,8 @@
 """The matchers: each becomes a closure from a value to a three-valued verdict.
 
 A closure never raises for any JSON value: what it cannot judge (a wrong type, a text that does not
-parse) is `None`, and the rule's effect decides what that means (`evaluate`).
+parse) is `None`, and the rule's effect decides what that means (`evaluate`). All take the situation
+of the call; only `from` looks at it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ from typing import TypeAlias
 
 from gateway.core.json_types import JsonValue
 from gateway.core.policy.arguments import canon_for
+from gateway.core.policy.argv import compile_argv
 from gateway.core.policy.equality import json_equal, one_of
 from gateway.core.policy.model import ItemMatchers, Kind, Matchers
 from gateway.core.policy.paths import canonical_path
 from gateway.core.policy.patterns import compile_globs, compile_host
+from gateway.core.policy.provenance import compile_from
+from gateway.core.policy.public_hosts import is_public
 from gateway.core.policy.regexes import compile_regex
+from gateway.core.policy.secret_shapes import secret_finder
 from gateway.core.policy.showing import brief
+from gateway.core.policy.situation import Situation
+from gateway.core.policy.sql import only_reads
 from gateway.core.policy.unfit import Unfit
 from gateway.core.policy.urls import Url, split_url
 from gateway.core.policy.verdicts import Verdict, all_of, any_of, opposite
@@ -25,7 +32,9 @@ from gateway.core.policy.wildcards import StringTest
 
 __all__ = ["Check", "Judge", "ValueKind", "compile_matchers", "implied_kind"]
 
-Judge: TypeAlias = Callable[[JsonValue], Verdict]
+Judge: TypeAlias = Callable[[JsonValue, Situation], Verdict]
+
+_ListJudge: TypeAlias = Callable[[list[JsonValue], Situation], Verdict]
 
 MAX_GLOB_TEXT = 8_192
 """Longest text a glob judges, in characters; canonical paths and URLs are never longer."""
@@ -33,10 +42,14 @@ MAX_GLOB_TEXT = 8_192
 
 @dataclass(frozen=True, slots=True)
 class ValueKind:
-    """How the values a matcher sees are spelled: their kind, and the workspace of relative paths."""
+    """How the values a matcher sees are spelled: their kind, and the workspace of relative paths.
+
+    `variables` are the texts of the policy's `vars`, which `from` may name.
+    """
 
     kind: Kind | None
     workspace: str
+    variables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +67,7 @@ def implied_kind(matchers: Matchers) -> Kind | None:
     written = matchers.model_fields_set
     if written & {"under", "not_under"}:
         return "path"
-    if written & {"scheme", "host", "port"}:
+    if written & {"scheme", "host", "port", "public_only"}:
         return "url"
     items = matchers.items
     inner = (matchers.not_, *((items.all, items.any, items.none) if items else ()))
@@ -74,9 +87,9 @@ def _judges(m: Matchers, values: ValueKind) -> Iterator[tuple[str, Judge]]:
     if "equals" in written:
         yield "equals", _equals(_spelled(m.equals, values))
     if "in_" in written:
-        yield "in", one_of([_spelled(value, values) for value in m.in_])
+        yield "in", _in(m.in_, values)
     if "not_in" in written:
-        yield "not_in", _negated(one_of([_spelled(value, values) for value in m.not_in]))
+        yield "not_in", _negated(_in(m.not_in, values))
     if m.type:
         yield "type", _type(m.type)
     if m.under:
@@ -90,6 +103,7 @@ def _judges(m: Matchers, values: ValueKind) -> Iterator[tuple[str, Judge]]:
     if m.regex:
         yield "regex", _regex(m.regex)
     yield from _url_judges(m, values)
+    yield from _meaning_judges(m, values)
     yield from _size_judges(m)
     yield from _nested_judges(m, values)
 
@@ -101,6 +115,21 @@ def _url_judges(m: Matchers, values: ValueKind) -> Iterator[tuple[str, Judge]]:
         yield "host", _host(m.host, values)
     if m.port:
         yield "port", _url_part(lambda url: url.port in m.port)
+    if m.public_only:
+        yield "public_only", _of_host(is_public, values)
+
+
+def _meaning_judges(m: Matchers, values: ValueKind) -> Iterator[tuple[str, Judge]]:
+    if m.sql:
+        yield "sql", _text(only_reads)
+    if m.argv:
+        command = compile_argv(m.argv.prefix, m.argv.deny_flags)
+        yield "argv", lambda value, _: command(value)
+    if m.no_secrets:
+        secret = secret_finder()
+        yield "no_secrets", lambda value, _: not secret(value)
+    if m.from_:
+        yield "from", compile_from(m.from_, values.variables, values.kind, values.workspace)
 
 
 def _size_judges(m: Matchers) -> Iterator[tuple[str, Judge]]:
@@ -138,22 +167,27 @@ def _spelled(expected: JsonValue, values: ValueKind) -> JsonValue:
 
 
 def _equals(expected: JsonValue) -> Judge:
-    return lambda value: json_equal(value, expected)
+    return lambda value, _: json_equal(value, expected)
+
+
+def _in(expected: Sequence[JsonValue], values: ValueKind) -> Judge:
+    test = one_of([_spelled(value, values) for value in expected])
+    return lambda value, _: test(value)
 
 
 def _negated(judge: Judge) -> Judge:
-    return lambda value: opposite(judge(value))
+    return lambda value, situation: opposite(judge(value, situation))
 
 
 def _together(matchers: Matchers, values: ValueKind) -> Judge:
     judges = [check.judge for check in compile_matchers(matchers, values)]
     if len(judges) == 1:
         return judges[0]
-    return lambda value: all_of(judge(value) for judge in judges)
+    return lambda value, situation: all_of(judge(value, situation) for judge in judges)
 
 
 def _text(test: Callable[[str], Verdict]) -> Judge:
-    return lambda value: test(value) if isinstance(value, str) else None
+    return lambda value, _: test(value) if isinstance(value, str) else None
 
 
 def _max_bytes(most: int) -> Judge:
@@ -166,7 +200,7 @@ def _max_bytes(most: int) -> Judge:
 
 
 def _number(test: Callable[[int | float], bool]) -> Judge:
-    def judge(value: JsonValue) -> Verdict:
+    def judge(value: JsonValue, _: Situation) -> Verdict:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
             return None
         return test(value)
@@ -175,12 +209,12 @@ def _number(test: Callable[[int | float], bool]) -> Judge:
 
 
 def _object(test: Callable[[frozenset[str]], bool]) -> Judge:
-    return lambda value: test(frozenset(value)) if isinstance(value, dict) else None
+    return lambda value, _: test(frozenset(value)) if isinstance(value, dict) else None
 
 
 def _type(names: Sequence[str]) -> Judge:
     tests = [_TYPES[name] for name in names]
-    return lambda value: any(test(value) for test in tests)
+    return lambda value, _: any(test(value) for test in tests)
 
 
 def _is_number(value: JsonValue) -> bool:
@@ -205,17 +239,17 @@ _TYPES: dict[str, Callable[[JsonValue], bool]] = {
 
 def _under(roots: Sequence[str], values: ValueKind) -> Judge:
     if values.kind != "path":
-        return lambda value: None
+        return lambda value, _: None
     folders = [path for root in roots if isinstance(path := canonical_path(root, values.workspace), str)]
     exact = frozenset(folders)
     inside = tuple(f"{folder.rstrip('/')}/" for folder in folders)
-    return lambda value: (value.startswith(inside) or value in exact) if isinstance(value, str) else None
+    return lambda value, _: (value.startswith(inside) or value in exact) if isinstance(value, str) else None
 
 
 def _glob(patterns: Sequence[str], values: ValueKind) -> Judge:
     test = compile_globs([_rooted(pattern, values) for pattern in patterns])
 
-    def judge(value: JsonValue) -> Verdict:
+    def judge(value: JsonValue, _: Situation) -> Verdict:
         return test(value) if isinstance(value, str) and len(value) <= MAX_GLOB_TEXT else None
 
     return judge
@@ -252,30 +286,33 @@ def _url_part(test: Callable[[Url], bool]) -> Judge:
 
 def _host(patterns: Sequence[str], values: ValueKind) -> Judge:
     tests = [compile_host(pattern) for pattern in patterns]
-    if values.kind == "host":
-        return _text(lambda host: _any_test(tests, host))
-    return _url_part(lambda url: _any_test(tests, url.host))
+    return _of_host(lambda host: _any_test(tests, host), values)
+
+
+def _of_host(test: StringTest, values: ValueKind) -> Judge:
+    """Return a judge of the host that a value is or names."""
+    return _text(test) if values.kind == "host" else _url_part(lambda url: test(url.host))
 
 
 def _items(items: ItemMatchers, values: ValueKind) -> Judge:
     parts = list(_item_judges(items, values))
 
-    def judge(value: JsonValue) -> Verdict:
-        return all_of(part(value) for part in parts) if isinstance(value, list) else None
+    def judge(value: JsonValue, situation: Situation) -> Verdict:
+        return all_of(part(value, situation) for part in parts) if isinstance(value, list) else None
 
     return judge
 
 
-def _item_judges(items: ItemMatchers, values: ValueKind) -> Iterator[Callable[[list[JsonValue]], Verdict]]:
+def _item_judges(items: ItemMatchers, values: ValueKind) -> Iterator[_ListJudge]:
     most = items.max
     if most is not None:
-        yield lambda value: len(value) <= most
+        yield lambda value, _: len(value) <= most
     if items.all:
         every = _together(items.all, values)
-        yield lambda value: all_of(map(every, value))
+        yield lambda value, situation: all_of(every(item, situation) for item in value)
     if items.any:
         some = _together(items.any, values)
-        yield lambda value: any_of(map(some, value))
+        yield lambda value, situation: any_of(some(item, situation) for item in value)
     if items.none:
         unwanted = _together(items.none, values)
-        yield lambda value: opposite(any_of(map(unwanted, value)))
+        yield lambda value, situation: opposite(any_of(unwanted(item, situation) for item in value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, TypeAlias, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
@@ -10,15 +11,23 @@ from gateway.core.decisions import DecisionCode, Effect
 from gateway.core.policy.fields import (
     Bytes,
     CaseTool,
+    Duration,
+    Expression,
     Globs,
     Hosts,
+    Hours,
     Identifier,
     JsonTypes,
     Names,
     Ports,
+    Prefixes,
+    Rate,
     Regexes,
     Roots,
     Schemes,
+    Shapes,
+    Sources,
+    TargetPatterns,
     ToolPatterns,
     Version,
     Wildcards,
@@ -27,22 +36,31 @@ from gateway.core.policy.fields import (
 __all__ = [
     "KINDS",
     "SELECTORS",
+    "Approve",
     "ArgumentMatchers",
+    "Argv",
     "AskMode",
     "Case",
     "CaseFile",
     "Defaults",
+    "Grant",
+    "IfLabels",
     "ItemMatchers",
     "Kind",
+    "LabelRule",
+    "Limit",
     "Matchers",
     "Mode",
     "Modes",
     "OnDeny",
+    "Per",
     "PolicyFile",
     "PrincipalPattern",
+    "ResultRule",
     "Rule",
 ]
 
+Place: TypeAlias = tuple[str | int, ...]
 Kind: TypeAlias = Literal["path", "url", "host", "sql", "command"]
 Mode: TypeAlias = Literal["training", "deployment"]
 AskMode: TypeAlias = Literal["deny", "prompt", "queue"]
@@ -67,6 +85,29 @@ _Values: TypeAlias = Annotated[
 ]
 
 
+class Sql(_Part):
+    """What an SQL text does."""
+
+    read_only: Literal[True]
+
+
+def _sql(value: object) -> object:
+    return {"read_only": True} if value == "read_only" else value
+
+
+class Argv(_Part):
+    """What a command's words are."""
+
+    prefix: Prefixes = Field((), description="The words it starts with: [git, status] or a list of such.")
+    deny_flags: Names = Field((), description="Options that must not be among the words.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Argv:
+        if not self.model_fields_set:
+            raise ValueError("one or both of prefix, deny_flags")
+        return self
+
+
 class Matchers(_Part):
     """What must be true of one value; all that are written have to hold."""
 
@@ -84,6 +125,19 @@ class Matchers(_Part):
     host: Hosts = Field((), description="A URL or host: name, *.name (one or more labels) or *.")
     port: Ports = Field(
         (), description="A URL with one of these ports; the scheme's own where none is written."
+    )
+    public_only: Literal[True] | None = Field(
+        None, description="A URL or host on the public network, as far as its name tells."
+    )
+    sql: Annotated[Sql | None, BeforeValidator(_sql, json_schema_input_type=Sql | Literal["read_only"])] = (
+        Field(None, description="SQL that only reads: read_only; a doubt is no.")
+    )
+    argv: Argv | None = Field(None, description="A command, given as words or as plain text.")
+    no_secrets: Literal[True] | None = Field(
+        None, description="A value without any secret of a known shape, however deep."
+    )
+    from_: Sources = Field(
+        (), alias="from", description="A value seen in: prompt, policy (its vars), tool:SERVER.TOOL."
     )
     min: int | float = Field(0, description="A number not below this.")
     max: int | float = Field(0, description="A number not above this.")
@@ -143,21 +197,116 @@ class PrincipalPattern(_Part):
         return self
 
 
+class Approve(_Part):
+    """Who may say yes to what a rule asks for, and how long that takes and lasts at most."""
+
+    by: Names | None = Field(
+        default=None, description="Names from `principals`; any of them. Else the caller too."
+    )
+    ttl: Duration = Field(
+        default=600.0, gt=0, le=86_400, description="From asking to running: 10m, 1h or seconds."
+    )
+    wait: Duration = Field(default=60.0, ge=0, le=600, description="How long a call waits to be approved.")
+
+
+Per: TypeAlias = Literal["session", "principal", "tool", "server"]
+
+
+class Limit(_Part):
+    """How much a rule grants; what is spent is granted again only by a rate."""
+
+    rate: Rate | None = Field(None, description="Calls in a period: 30/min; a bucket holds as many.")
+    calls: int | None = Field(None, ge=0, description="Calls in all.")
+    bytes: Bytes | None = Field(None, description="Bytes of arguments and results in all.")
+    per: Per = Field(
+        default="session", description="What is counted apart; all but session across the gateway."
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Limit:
+        if not self.model_fields_set & {"rate", "calls", "bytes"}:
+            raise ValueError("one or more of rate, calls, bytes")
+        return self
+
+
+class IfLabels(_Part):
+    """Which labels a session has to have; all that is written has to hold."""
+
+    all: Names = Field((), description="Each of these.")
+    any: Names = Field((), description="At least one of these.")
+    none: Names = Field((), description="None of these.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> IfLabels:
+        if not self.model_fields_set:
+            raise ValueError("one or more of all, any, none")
+        return self
+
+
+class LabelRule(_Part):
+    """What a call's result does to its session."""
+
+    tool: ToolPatterns
+    args: dict[str, ArgumentMatchers] = Field(default_factory=dict[str, ArgumentMatchers])
+    adds: Annotated[tuple[Identifier, ...], _List, Field(min_length=1)]
+
+
+class ResultRule(_Part):
+    """What is kept back of a result before anyone sees it."""
+
+    tool: ToolPatterns
+    redact: Shapes = ()
+    max_bytes: Bytes | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ResultRule:
+        if not self.model_fields_set & {"redact", "max_bytes"}:
+            raise ValueError("one or both of redact, max_bytes")
+        return self
+
+
+class GrantedMounts(_Part):
+    """Folders a sandbox may see; this version has the workspace and nothing else."""
+
+    rw: Roots = ()
+    ro: Roots = ()
+
+
+class Grant(_Part):
+    """What one server's sandbox may have; it gets no more than it needs."""
+
+    mounts: GrantedMounts | None = None
+    memory: Bytes | None = Field(None, gt=0)
+    cpu: float | None = Field(None, gt=0, le=1024, strict=False)
+    pids: int | None = Field(None, ge=1, le=32_768)
+    secrets: Names = Field((), description="Secrets by name; none that is not written.")
+    egress: Names = Field((), description="Hosts as name:port; none that is not written.")
+
+
 class Rule(_Part):
     """One rule: an effect on tools, and when it holds."""
 
     id: Identifier
-    allow: ToolPatterns | None = None
-    ask: ToolPatterns | None = None
-    deny: ToolPatterns | None = None
+    allow: TargetPatterns | None = None
+    ask: TargetPatterns | None = None
+    deny: TargetPatterns | None = None
     to: Names | None = Field(None, description="Names from `principals`; any of them.")
     args: dict[str, ArgumentMatchers] = Field(default_factory=dict[str, ArgumentMatchers])
     why: str | None = Field(None, max_length=500, description="Shown with every decision of this rule.")
+    approve: Approve | None = Field(None, description="Of an ask: who may approve, and for how long.")
+    limit: Limit | None = Field(None, description="Of an allow or ask: how much it grants.")
+    if_labels: IfLabels | None = None
+    hours: Hours | None = Field(None, description="When it holds: Mon-Fri 08:00-19:00 Europe/Paris.")
+    when: Expression | None = Field(None, description="A CEL expression that has to be true.")
 
     @model_validator(mode="after")
     def _one_effect(self) -> Rule:
         if len(self.model_fields_set & {"allow", "ask", "deny"}) != 1 or not self.tools:
             raise ValueError("a rule has exactly one of allow, ask, deny")
+        if self.approve and not self.ask:
+            raise ValueError("'approve' says who answers an 'ask': this rule does not ask")
+        if self.limit and self.deny:
+            raise ValueError("'limit' says how much a rule grants: a deny grants nothing")
         return self
 
     @property
@@ -191,7 +340,7 @@ class OnDeny(_Part):
 class Step(_Part):
     """A virtual clock's pace."""
 
-    step: str = Field(pattern=r"^[0-9]{1,6}(ms|s|m|h)$")
+    step: Duration = Field(gt=0, le=86_400)
 
 
 class VirtualClock(_Part):
@@ -200,18 +349,33 @@ class VirtualClock(_Part):
     virtual: Step
 
 
+def _refuse_allow(value: object) -> object:
+    if isinstance(value, dict) and "allow" in value:
+        raise ValueError("a mode may deny or ask, never allow: put it among the file's rules")
+    return cast("object", value)
+
+
+_Overlay: TypeAlias = Annotated[
+    tuple[Annotated[Rule, BeforeValidator(_refuse_allow)], ...],
+    _List,
+    Field(description="Only deny and ask."),
+]
+
+
 class TrainingMode(_Part):
     """What is different in training."""
 
     ask: Literal["deny"] = "deny"
     on_deny: OnDeny = OnDeny()
     clock: Literal["virtual", "real"] | VirtualClock = "virtual"
+    rules: _Overlay = ()
 
 
 class DeploymentMode(_Part):
     """What is different in deployment."""
 
     ask: AskMode = "prompt"
+    rules: _Overlay = ()
 
 
 class Modes(_Part):
@@ -226,6 +390,8 @@ class Case(_Part):
 
     call: CaseTool
     args: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    labels: Annotated[tuple[Identifier, ...], _List] = Field((), description="What the session carries.")
+    prompt: str = Field("", description="The task's prompt, for `from`.")
     as_: str | None = Field(
         None, alias="as", description="A name from `principals`; else the local principal."
     )
@@ -249,6 +415,22 @@ class PolicyFile(_Part):
     vars: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     principals: dict[str, PrincipalPattern] = Field(default_factory=dict[str, PrincipalPattern])
     rules: Annotated[tuple[Rule, ...], _List]
+    labels: Annotated[tuple[LabelRule, ...], _List] = ()
+    results: Annotated[tuple[ResultRule, ...], _List] = ()
+    grants: dict[str, Grant] | None = None
     defaults: Defaults = Defaults()
     modes: Modes = Modes()
     tests: Annotated[tuple[Case, ...], _List] = ()
+
+    def placed_rules(self) -> Iterator[tuple[Place, Rule, tuple[Mode, ...]]]:
+        """Yield each rule of all modes: its place in the document, itself, the modes it holds in."""
+        for index, rule in enumerate(self.rules):
+            yield ("rules", index), rule, ("training", "deployment")
+        for index, rule in enumerate(self.modes.training.rules):
+            yield ("modes", "training", "rules", index), rule, ("training",)
+        for index, rule in enumerate(self.modes.deployment.rules):
+            yield ("modes", "deployment", "rules", index), rule, ("deployment",)
+
+    def every_rule(self) -> tuple[Rule, ...]:
+        """Return the rules of all modes: the file's, then each overlay's."""
+        return tuple(rule for _, rule, _ in self.placed_rules())

@@ -5,14 +5,30 @@ Compiled once, matched often; a hostile value cannot make one slow. Knows no pol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from gateway.core.policy.unfit import Unfit
 from gateway.core.policy.urls import canonical_host
 from gateway.core.policy.wildcards import PatternError, StringTest, compile_wildcard
 
-__all__ = ["compile_glob", "compile_globs", "compile_host", "split_tool_pattern"]
+__all__ = [
+    "Target",
+    "TargetPattern",
+    "compile_glob",
+    "compile_globs",
+    "compile_host",
+    "split_pattern",
+    "split_tool_pattern",
+]
 
+Target: TypeAlias = Literal["tool", "resource", "prompt"]
+
+_NAMED = re.compile(
+    r"(?:([a-z*][a-z0-9_*-]*)/)?(resource|prompt):(?:([a-z][a-z0-9_-]*)/(?!/))?(.+)", re.DOTALL
+)
 
 _MARKS = frozenset("*?[]{}\\")
 
@@ -142,15 +158,43 @@ def compile_host(pattern: str) -> StringTest:
     return lambda value: value.endswith(suffix) and len(value) > len(suffix)
 
 
+@dataclass(frozen=True, slots=True)
+class TargetPattern:
+    """What a rule is about: a tool, resource or prompt, by wildcards on its server and on its name.
+
+    `target` is `None` for `"*"` alone: every tool, and in a deny everything.
+    """
+
+    target: Target | None
+    server: str
+    name: str
+
+
 def split_tool_pattern(pattern: str) -> tuple[str, str]:
     """Return the server and tool parts of `server.tool`; `*` alone names every tool of every server."""
     if pattern == "*":
         return "*", "*"
-    if pattern.startswith(("resource:", "prompt:")):
-        raise PatternError("'resource:' and 'prompt:' patterns are not enforced by this version")
     server, _, tool = pattern.partition(".")
     if not server or not tool:
         raise PatternError(f"tools are named 'server.tool', or '*' for all: not {pattern!r}")
     for part in (server, tool):
         compile_wildcard(part)
     return server, tool
+
+
+def split_pattern(pattern: str) -> TargetPattern:
+    """Return what a rule's pattern names: `server.tool`, `resource:GLOB`, `prompt:GLOB` or `*`.
+
+    `server/` narrows the last two, in front of the whole or of the glob; URIs have a scheme, so
+    nothing is named by both.
+    """
+    if pattern == "*":
+        return TargetPattern(None, "*", "*")
+    match = _NAMED.fullmatch(pattern)
+    if match is None:
+        return TargetPattern("tool", *split_tool_pattern(pattern))
+    target: Target = "resource" if match[2] == "resource" else "prompt"
+    server, name = match[1] or match[3] or "*", match[4]
+    compile_wildcard(server)
+    (compile_glob if target == "resource" else compile_wildcard)(name)
+    return TargetPattern(target, server, name)

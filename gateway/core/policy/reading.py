@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gateway.core.documents import Document, read_document
-from gateway.core.policy.model import SELECTORS, Case, CaseFile, PolicyFile
+from gateway.core.policy.model import SELECTORS, ArgumentMatchers, Case, CaseFile, Place, PolicyFile
 from gateway.core.policy.unenforced import unenforced
 from gateway.core.policy.variables import expand_variables
 from gateway.errors import ConfigError, Problem
@@ -50,10 +50,6 @@ class Policy:
         """The file's own tests."""
         return CaseSet(self.model.tests, self.document)
 
-    def rule_line(self, index: int) -> int:
-        """Return the line of the rule at `index`, from 1."""
-        return self.document.position(("rules", index)).line
-
 
 def load_policy(text: str, file: str) -> Policy:
     """Read a policy; raises `ConfigError`. `text` is the file's bytes decoded, line ends untouched."""
@@ -64,7 +60,7 @@ def load_policy(text: str, file: str) -> Policy:
     _refuse(
         [
             *_duplicate_ids(document, model),
-            *_unknown_principals(document, model),
+            *_unknown_names(document, model),
             *_selectors(document, model),
         ]
     )
@@ -89,46 +85,58 @@ def _refuse(problems: Sequence[Problem]) -> None:
 
 
 def _duplicate_ids(document: Document, model: PolicyFile) -> Iterator[Problem]:
-    first: dict[str, int] = {}
-    for index, rule in enumerate(model.rules):
+    first: dict[str, Place] = {}
+    for place, rule, _ in model.placed_rules():
         if rule.id in first:
-            line = document.position(("rules", first[rule.id])).line
+            line = document.position(first[rule.id]).line
             message = f"rule id {rule.id!r} is already used in line {line}"
-            yield document.problem(("rules", index, "id"), "duplicate_rule", message)
-        first.setdefault(rule.id, index)
+            yield document.problem((*place, "id"), "duplicate_rule", message)
+        first.setdefault(rule.id, place)
 
 
-def _unknown_principals(document: Document, model: PolicyFile) -> Iterator[Problem]:
-    for index, rule in enumerate(model.rules):
-        for position, name in enumerate(rule.to or ()):
-            if name not in model.principals:
-                message = f"unknown principal {name!r}: define it under 'principals'"
-                yield document.problem(("rules", index, "to", position), "unknown_principal", message)
-    rules = {rule.id for rule in model.rules}
+def _unknown_names(document: Document, model: PolicyFile) -> Iterator[Problem]:
+    for place, name in _principals_named(model):
+        if name not in model.principals:
+            message = f"unknown principal {name!r}: define it under 'principals'"
+            yield document.problem(place, "unknown_principal", message)
+    rules = {rule.id for rule in model.every_rule()}
     for index, case in enumerate(model.tests):
-        if case.as_ is not None and case.as_ not in model.principals:
-            message = f"unknown principal {case.as_!r}: define it under 'principals'"
-            yield document.problem(("tests", index, "as"), "unknown_principal", message)
         if case.rule is not None and case.rule not in rules:
             yield document.problem(
                 ("tests", index, "rule"), "unknown_rule", f"no rule has the id {case.rule!r}"
             )
 
 
-def _selectors(document: Document, model: PolicyFile) -> Iterator[Problem]:
-    for index, rule in enumerate(model.rules):
+def _principals_named(model: PolicyFile) -> Iterator[tuple[Place, str]]:
+    for place, rule, _ in model.placed_rules():
+        for position, name in enumerate(rule.to or ()):
+            yield (*place, "to", position), name
+        for position, name in enumerate((rule.approve and rule.approve.by) or ()):
+            yield (*place, "approve", "by", position), name
+    for index, case in enumerate(model.tests):
+        if case.as_ is not None:
+            yield ("tests", index, "as"), case.as_
+
+
+def _arguments(model: PolicyFile) -> Iterator[tuple[Place, str, ArgumentMatchers]]:
+    for place, rule, _ in model.placed_rules():
         for argument, matchers in rule.args.items():
-            path = ("rules", index, "args", argument)
-            if argument.startswith("@") and argument not in SELECTORS:
-                message = f"{argument!r} is not a kind: {', '.join(SELECTORS)}"
-                yield document.problem(path, "unknown_kind", message)
-            elif not all(argument.split(".")):
-                yield document.problem(path, "argument", f"{argument!r} has an empty part")
-            elif argument in SELECTORS and matchers.items is not None:
-                message = (
-                    f"{argument!r} judges each item of a list already: write the matchers without 'items'"
-                )
-                yield document.problem((*path, "items"), "selector_items", message)
-            elif argument in SELECTORS and "absent" in matchers.model_fields_set:
-                message = f"{argument!r} names the arguments that are there: 'absent' says nothing of them"
-                yield document.problem((*path, "absent"), "selector_absent", message)
+            yield (*place, "args", argument), argument, matchers
+    for index, label in enumerate(model.labels):
+        for argument, matchers in label.args.items():
+            yield ("labels", index, "args", argument), argument, matchers
+
+
+def _selectors(document: Document, model: PolicyFile) -> Iterator[Problem]:
+    for path, argument, matchers in _arguments(model):
+        if argument.startswith("@") and argument not in SELECTORS:
+            message = f"{argument!r} is not a kind: {', '.join(SELECTORS)}"
+            yield document.problem(path, "unknown_kind", message)
+        elif not all(argument.split(".")):
+            yield document.problem(path, "argument", f"{argument!r} has an empty part")
+        elif argument in SELECTORS and matchers.items is not None:
+            message = f"{argument!r} judges each item of a list already: write the matchers without 'items'"
+            yield document.problem((*path, "items"), "selector_items", message)
+        elif argument in SELECTORS and "absent" in matchers.model_fields_set:
+            message = f"{argument!r} names the arguments that are there: 'absent' says nothing of them"
+            yield document.problem((*path, "absent"), "selector_absent", message)

@@ -12,7 +12,7 @@ import re2 as _untyped
 
 from gateway.core.policy.wildcards import PatternError
 
-__all__ = ["compile_regex"]
+__all__ = ["compile_finder", "compile_regex", "compile_replacer"]
 
 _BUDGET = 8_000_000
 """Text bytes times program size beyond which a match is not tried (tens of milliseconds at worst)."""
@@ -23,6 +23,8 @@ class _Regexp(Protocol):
     programsize: int
 
     def fullmatch(self, text: bytes) -> object | None: ...
+    def search(self, text: bytes) -> object | None: ...
+    def sub(self, replacement: bytes, text: bytes) -> bytes: ...
 
 
 def compile_regex(pattern: str) -> Callable[[str], bool | None]:
@@ -39,6 +41,18 @@ def compile_regex(pattern: str) -> Callable[[str], bool | None]:
         return None if len(encoded) > longest else fullmatch(encoded) is not None
 
     return test
+
+
+def compile_finder(pattern: str) -> Callable[[str], bool]:
+    """Return a test whether the pattern occurs in a text of any length, in one linear pass."""
+    search = _compiled(pattern).search
+    return lambda text: search(text.encode("utf-8", "surrogatepass")) is not None
+
+
+def compile_replacer(pattern: str, replacement: str) -> Callable[[str], str]:
+    """Return what puts `replacement` (no backslashes) in place of every occurrence of the pattern."""
+    sub, instead = _compiled(pattern).sub, replacement.encode()
+    return lambda text: sub(instead, text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
 
 def _compiled(pattern: str) -> _Regexp:

@@ -14,31 +14,32 @@ from gateway.errors import Problem
 
 __all__ = ["unenforced"]
 
-_TOP = frozenset({"labels", "results", "grants", "audit"})
-_RULE = frozenset({"limit", "when", "hours", "if_labels", "approve"})
-_MATCHERS = frozenset({"symlinks", "public_only", "no_secrets", "sql", "argv", "from"})
-_MODE = frozenset({"rules"})
+_TOP = frozenset({"audit"})
+_MATCHERS = frozenset({"symlinks"})
+_WHY = {
+    "symlinks": "the gateway judges names and sees no files, and a sandbox has nothing outside it to link to",
+}
 _NESTED = ("not", "all", "any", "none", "items")
 
 
 def unenforced(document: Document) -> Iterator[Problem]:
     """Yield one problem for each use of such a part."""
     for path in _uses(document.value):
-        message = f"{path[-1]!r} is not enforced by this version: a policy that relies on it is refused"
+        why = _WHY.get(str(path[-1]), "a policy that relies on it is refused")
+        message = f"{path[-1]!r} is not enforced by this version: {why}"
         yield document.problem(path, "not_enforced", message)
 
 
 def _uses(root: JsonValue) -> Iterator[Path]:
     yield from _keys(root, (), _TOP)
     top = _mapping(root)
-    rules = top.get("rules")
-    for index, rule in enumerate(rules if isinstance(rules, list) else ()):
-        path = ("rules", index)
-        yield from _keys(rule, path, _RULE)
-        for argument, matchers in _mapping(_mapping(rule).get("args")).items():
-            yield from _in_matchers(matchers, (*path, "args", argument))
-    for mode, settings in _mapping(top.get("modes")).items():
-        yield from _keys(settings, ("modes", mode), _MODE)
+    modes = _mapping(top.get("modes"))
+    overlays = [(("modes", mode, "rules"), _mapping(part).get("rules")) for mode, part in modes.items()]
+    for place, rules in ((("rules",), top.get("rules")), (("labels",), top.get("labels")), *overlays):
+        for index, rule in enumerate(rules if isinstance(rules, list) else ()):
+            for argument, matchers in _mapping(_mapping(rule).get("args")).items():
+                yield from _in_matchers(matchers, (*place, index, "args", argument))
+    for mode, settings in modes.items():
         yield from _keys(_mapping(settings).get("ask"), ("modes", mode, "ask"), frozenset({"approver"}))
 
 

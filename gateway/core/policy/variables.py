@@ -8,13 +8,14 @@ may use those defined above them. `tests` are data: nothing is expanded there.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from gateway.core.documents import Document, Path, Position
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.errors import ConfigError, Problem
 
-__all__ = ["expand_variables"]
+__all__ = ["expand_variables", "texts_in"]
 
 _USE = re.compile(r"(\$?)\$\{([^}]*)\}")
 _LITERAL_PARTS = frozenset({"version", "tests"})
@@ -34,6 +35,16 @@ def expand_variables(document: Document) -> Document:
     if expansion.problems:
         raise ConfigError(expansion.problems)
     return Document(document.file, value, expansion.positions)
+
+
+def texts_in(variables: Mapping[str, JsonValue]) -> Iterator[str]:
+    """Yield every text and number that expanded variables hold, as text."""
+    for value in variables.values():
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, str):
+                yield item
+            elif isinstance(item, int | float) and not isinstance(item, bool):
+                yield str(item)
 
 
 @dataclass(slots=True)

@@ -2,38 +2,70 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from gateway.core.policy import PackFacts, cases_file_name, check, compile_policy, load_cases, load_policy
+from gateway.core.policy import (
+    PackFacts,
+    cases_file_name,
+    check,
+    compile_policy,
+    load_cases,
+    load_policy,
+    policy_json_schema,
+)
 from gateway.runtime.packs import load_pack
 
 POLICIES = Path(__file__).parents[3] / "policies"
-PACK_OF = {"files": "files", "files-readonly": "files", "git": "git", "git-readonly": "git"}
+PACKS_OF = {
+    "files": ["files"],
+    "files-readonly": ["files"],
+    "git": ["git"],
+    "git-readonly": ["git"],
+    "read-only": ["files", "git"],
+    "developer": ["files", "git"],
+    "reviewer": ["files", "git"],
+    # For servers that no bundled pack has.
+    "web-reader": [],
+    "database-reader": [],
+    "agentdojo/banking": [],
+    "agentdojo/slack": [],
+    "agentdojo/travel": [],
+    "agentdojo/workspace": [],
+}
 
 
-def facts_of(pack_name: str) -> PackFacts:
-    pack = load_pack(pack_name)
-    assert pack.lock is not None
-    servers = pack.manifest.servers
+def facts_of(policy: str) -> PackFacts | None:
+    packs = [load_pack(name) for name in PACKS_OF[policy]]
+    servers = [(pack, name, server) for pack in packs for name, server in pack.manifest.servers.items()]
+    if not servers:
+        return None
     return PackFacts(
-        tools={name: {tool: {} for tool in pack.lock.tools_of(name)} for name in servers},
-        kinds={name: server.kind_of() for name, server in servers.items()},
-        workspace=pack.manifest.workspace.path,
+        tools={
+            name: {tool: {} for tool in pack.lock.tools_of(name)} for pack, name, _ in servers if pack.lock
+        },
+        kinds={name: server.kind_of() for _, name, server in servers},
+        workspace=packs[0].manifest.workspace.path,
     )
 
 
 def test_every_shipped_policy_is_tested_here() -> None:
-    shipped = {file.stem for file in POLICIES.glob("*.yaml") if not file.name.endswith(".cases.yaml")}
-    assert shipped == set(PACK_OF)
+    shipped = {file.relative_to(POLICIES).with_suffix("").as_posix() for file in POLICIES.rglob("*.yaml")}
+    assert {name for name in shipped if not name.endswith(".cases")} == set(PACKS_OF)
 
 
-@pytest.mark.parametrize("name", PACK_OF)
+def test_the_schema_for_editors_is_the_models() -> None:
+    shipped = json.loads((POLICIES / "policy.schema.json").read_text())
+    assert shipped == policy_json_schema(), "write it anew: scripts/policy-schema"
+
+
+@pytest.mark.parametrize("name", PACKS_OF)
 def test_a_shipped_policy_passes_its_cases_and_has_no_warning(name: str) -> None:
     file = POLICIES / f"{name}.yaml"
     policy = load_policy(file.read_bytes().decode(), str(file))
-    facts = facts_of(PACK_OF[name])
+    facts = facts_of(name)
     cases_file = Path(cases_file_name(str(file)))
     results = compile_policy(policy, facts).run_tests(load_cases(cases_file.read_text(), str(cases_file)))
     assert len(results) >= 8
@@ -41,10 +73,10 @@ def test_a_shipped_policy_passes_its_cases_and_has_no_warning(name: str) -> None
     assert [str(problem) for problem in check(policy, facts)] == []
 
 
-@pytest.mark.parametrize("name", PACK_OF)
+@pytest.mark.parametrize("name", PACKS_OF)
 def test_every_rule_of_a_shipped_policy_decides_a_case(name: str) -> None:
     file = POLICIES / f"{name}.yaml"
-    policy = compile_policy(load_policy(file.read_bytes().decode(), str(file)), facts_of(PACK_OF[name]))
+    policy = compile_policy(load_policy(file.read_bytes().decode(), str(file)), facts_of(name))
     cases_file = Path(cases_file_name(str(file)))
     results = [*policy.run_tests(), *policy.run_tests(load_cases(cases_file.read_text(), str(cases_file)))]
     deciding = {result.decision.rule for result in results if result.decision}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gateway.core.calls import LOCAL
 from gateway.core.policy import CompiledPolicy, Explanation, Request, explain
+from gateway.core.policy.explain import imagined
 from tests.support.policies import KINDS, compiled
 
 POLICY = """\
@@ -83,3 +85,24 @@ def test_the_lines_for_a_person_name_every_rule_with_its_place() -> None:
     assert "denied: no rule allows fs.write" in text
     assert "allow rule 'write' (p.yaml:4)" in text
     assert "'path': under" in text
+
+
+def test_a_session_may_be_imagined_to_explain_what_would_be_decided_in_it() -> None:
+    policy = compiled(
+        "version: 1\n"
+        "rules:\n"
+        "  - id: a\n    allow: mail.send\n    args: {to: {from: [prompt]}}\n"
+        "    when: session.calls['web.get'] == 1\n"
+        "  - {id: d, deny: mail.send, if_labels: {all: [untrusted, mine]}}\n"
+        "labels: [{tool: web.*, args: {url: {host: x.example}}, adds: [untrusted]}]\n"
+    )
+    call = Request("mail", "send", {"to": "ann"})
+
+    def decided(**session: Any) -> str:
+        return explain(policy, replace(call, situation=imagined(policy, **session))).decision.code.value
+
+    assert decided() == "no_match"
+    assert decided(prompt="Write to ann", after=["web.get"]) == "rule_allow"
+    assert decided(prompt="Write to bob", after=["web.get"]) == "no_match"
+    assert decided(prompt="Write to ann", after=["web.get", "web.get"]) == "no_match"
+    assert decided(prompt="Write to ann", after=["web.get"], labels=["mine"]) == "label_deny"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from gateway.core.decisions import DecisionCode, Effect
 from gateway.core.policy import CompiledPolicy, Request
-from tests.support.policies import KINDS, compiled, judged, with_rules
+from gateway.core.policy.provenance import MAX_TEXT
+from tests.support.policies import KINDS, Life, compiled, judged, with_rules
 
 POLICY = """
 version: 1
@@ -32,6 +33,18 @@ rules:
   - id: urls
     deny: "*"
     args: {"@url": {host: ["*.evil.example", "evil.example"], glob: "**/*a*b/**"}}
+  - id: meanings
+    deny: "*"
+    args:
+      content: {not: {no_secrets: true}, sql: read_only, argv: {prefix: [git], deny_flags: [--force, -f]}}
+  - id: origins
+    deny: "*"
+    args: {content: {not: {from: [prompt, policy, "tool:fs.*"]}}, rows: {type: "null"}}
+  - id: words
+    deny: "*"
+    when: "args.rows.all(x, args.rows.exists(y, x == y)) && args.content.matches('(a|b)*c')"
+vars: {known: [a, b, /]}
+labels: [{tool: "*", args: {content: {sql: read_only}}, adds: [x]}]
 """
 
 
@@ -88,6 +101,32 @@ def test_a_hostile_call_is_answered_soon(arguments: dict[str, Any]) -> None:
     assert decision.code is not DecisionCode.POLICY_ERROR
     # The aim is 50 ms on a quiet machine; a machine that runs tests is not quiet.
     assert spent < 0.5
+
+
+SEEN = {"from": ["prompt", "policy", "tool:fs.*"]}
+
+
+@pytest.mark.parametrize("item", ["/a" * 32, "/workspace/a", "a" * 8_000, "z", "a" * 15 + "b" + "a" * 15])
+@pytest.mark.parametrize("count", [64, 1_000, 10_000])
+@pytest.mark.parametrize("matchers", [SEEN, {"items": {"all": SEEN}}, {"items": {"any": SEEN}}])
+def test_values_are_looked_for_in_a_long_past_soon(
+    matchers: dict[str, Any], count: int, item: str
+) -> None:
+    policy = with_rules(
+        {"allow": "fs.*"},
+        {"allow": "mail.*", "args": {"to": matchers}},
+        {"deny": "mail.*", "args": {"to": {"not": matchers}}},
+        vars={"known": ["a", "b", "/"]},
+    )
+    life = Life(policy, prompt="a" * MAX_TEXT)
+    for result in ("/a" * (MAX_TEXT // 2), "a" * MAX_TEXT, "/workspace/aa " * (MAX_TEXT // 14)):
+        life.call("fs.read", result=result)
+    life.call("mail.send", {"to": []})  # binds the rules
+    start = time.process_time()
+    life.call("mail.send", {"to": [item] * min(count, 1_000_000 // len(item))})
+    # Some 20 ms of searching at the worst, and what walking the list takes: 50 ms on a quiet machine.
+    print("MS", count, item[:5], round((time.process_time()-start)*1e3,1))
+    assert time.process_time() - start < 0.2
 
 
 JSON = st.recursive(

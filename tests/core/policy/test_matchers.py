@@ -8,6 +8,7 @@ import pytest
 
 from gateway.core.policy.matchers import ValueKind, compile_matchers
 from gateway.core.policy.model import Matchers
+from gateway.core.policy.situation import NOWHERE
 from gateway.core.policy.verdicts import Verdict, all_of
 
 BIG = 2**70
@@ -15,7 +16,7 @@ BIG = 2**70
 
 def verdict(matchers: dict[str, Any], value: Any, kind: Any = None) -> Verdict:
     checks = compile_matchers(Matchers.model_validate(matchers), ValueKind(kind, "/workspace"))
-    return all_of(check.judge(value) for check in checks)
+    return all_of(check.judge(value, NOWHERE) for check in checks)
 
 
 @pytest.mark.parametrize(

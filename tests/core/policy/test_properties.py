@@ -5,10 +5,11 @@ from __future__ import annotations
 import posixpath
 from typing import Any, TypeAlias, cast
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.policies import effect_of, judged, with_rules
+from gateway.core.policy.situation import Situation
+from tests.support.policies import Life, effect_of, judged, with_rules
 
 KINDS = {"path": "path", "paths": "path"}
 Mapping: TypeAlias = dict[str, Any]
@@ -35,8 +36,12 @@ def of_items(how: str, inner: Mapping) -> Mapping:
     return {"items": {how: inner}}
 
 
-def rule(effect: str, tool: str, args: Mapping) -> Mapping:
-    return {effect: tool, "args": args}
+def rule(effect: str, tool: str, args: Mapping, labels: Mapping) -> Mapping:
+    return {effect: tool, "args": args, **({"if_labels": labels} if labels else {})}
+
+
+def limited(rule: Mapping, calls: int | None) -> Mapping:
+    return rule if calls is None or "deny" in rule else {**rule, "limit": {"calls": calls}}
 
 
 PATHS = st.sampled_from(
@@ -70,21 +75,48 @@ ABSENT = one("absent", st.just(True))
 ARGS: Strategy = st.fixed_dictionaries(
     {}, optional={"@path": PATH_MATCHERS, "path": PATH_MATCHERS, "n": NESTED, "o": either(NESTED, ABSENT)}
 )
+LABELS = st.sets(st.sampled_from(["a", "b"]))
+NAMES = st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=2)
+IF_LABELS: Strategy = st.fixed_dictionaries({}, optional={"all": NAMES, "any": NAMES, "none": NAMES})
 RULE = st.builds(
     rule,
     st.sampled_from(["allow", "allow", "ask", "deny"]),
     st.sampled_from(["fs.read", "fs.*", "*", "git.log"]),
     ARGS,
+    IF_LABELS,
 )
+LIMITED = st.lists(st.builds(limited, RULE, st.none() | st.integers(0, 2)), max_size=5)
 RULES = st.lists(RULE, max_size=5)
 STRICTNESS = {"allow": 0, "ask": 1, "deny": 2}
 
 
-@given(RULES, ARGUMENTS)
-def test_decisions_agree_with_the_reference(rules: list[dict[str, Any]], arguments: dict[str, Any]) -> None:
-    assert effect_of(with_rules(*rules), "fs.read", arguments, kinds=KINDS) == reference(rules, arguments)
+@settings(deadline=None)
+@given(RULES, ARGUMENTS, LABELS)
+def test_decisions_agree_with_the_reference(
+    rules: list[dict[str, Any]], arguments: dict[str, Any], labels: set[str]
+) -> None:
+    here = Situation(labels=frozenset(labels))
+    decided = effect_of(with_rules(*rules), "fs.read", arguments, kinds=KINDS, situation=here)
+    assert decided == reference(rules, arguments, labels, [0] * len(rules))
 
 
+@settings(deadline=None)
+@given(LIMITED, st.lists(ARGUMENTS, max_size=5))
+def test_calls_one_after_the_other_agree_with_the_reference(
+    rules: list[dict[str, Any]], calls: list[dict[str, Any]]
+) -> None:
+    life = Life(with_rules(*rules), kinds=KINDS)
+    spent = [0] * len(rules)
+    for arguments in calls:
+        call_id, decision = life.start("fs.read", arguments)
+        assert decision.effect.value == reference(rules, arguments, set(), spent)
+        if decision.allowed:
+            life.end(call_id, decision)
+        else:
+            life.state.release(call_id)
+
+
+@settings(deadline=None)
 @given(RULES, ARGUMENTS, st.randoms(use_true_random=False))
 def test_the_order_of_rules_never_matters(
     rules: list[dict[str, Any]], arguments: dict[str, Any], random: Any
@@ -94,6 +126,7 @@ def test_the_order_of_rules_never_matters(
     assert effect_of(with_rules(*shuffled), "fs.read", arguments, kinds=KINDS) == before
 
 
+@settings(deadline=None)
 @given(RULES, ARGUMENTS, ARGS)
 def test_another_deny_never_allows_more(
     rules: list[dict[str, Any]], arguments: dict[str, Any], args: dict[str, Any]
@@ -103,6 +136,7 @@ def test_another_deny_never_allows_more(
     assert STRICTNESS[after.decision.effect.value] >= STRICTNESS[before.decision.effect.value]
 
 
+@settings(deadline=None)
 @given(RULES, ARGUMENTS)
 def test_what_is_forwarded_is_judged_alike_when_it_comes_in(
     rules: list[dict[str, Any]], arguments: dict[str, Any]
@@ -117,15 +151,35 @@ def test_what_is_forwarded_is_judged_alike_when_it_comes_in(
 # --- the reference: written from the spec's sentences, slow and plain
 
 
-def reference(rules: list[dict[str, Any]], arguments: dict[str, Any]) -> str:
+def reference(
+    rules: list[dict[str, Any]], arguments: dict[str, Any], labels: set[str], spent: list[int]
+) -> str:
+    """Return what is decided; `spent` counts the calls each rule has let through, this one included."""
     arguments = {name: _canonical(name, value) for name, value in arguments.items()}
-    held = {
-        effect
-        for rule in rules
+    held = [
+        (index, one)
+        for index, one in enumerate(rules)
         for effect in ("allow", "ask", "deny")
-        if effect in rule and _holds(rule, effect, arguments)
-    }
-    return next((effect for effect in ("deny", "ask", "allow") if effect in held), "deny")
+        if effect in one and _holds(one, effect, arguments) and _labelled(one, labels)
+    ]
+    full = {index for index, one in held if spent[index] >= one.get("limit", {}).get("calls", 1 << 30)}
+    if any("deny" in one or ("ask" in one and index in full) for index, one in held):
+        return "deny"
+    if any("ask" in one for _, one in held):
+        return "ask"
+    allows = [index for index, _ in held if index not in full]
+    for index in allows:
+        spent[index] += 1
+    return "allow" if allows else "deny"
+
+
+def _labelled(rule: dict[str, Any], labels: set[str]) -> bool:
+    wanted = rule.get("if_labels", {})
+    return (
+        set(wanted.get("all", [])) <= labels
+        and ("any" not in wanted or bool(set(wanted["any"]) & labels))
+        and not set(wanted.get("none", [])) & labels
+    )
 
 
 def _canonical(name: str, value: Any) -> Any:

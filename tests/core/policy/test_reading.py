@@ -44,8 +44,8 @@ def problem_of(text: str) -> str:
             "p.yaml:6:9: rules.0.allow.1: character",
         ),
         (
-            HEAD + "  - {id: a, allow: 'resource:x'}\n",
-            "p.yaml:3:13: rules.0.allow.0: 'resource:' and 'prompt:'",
+            HEAD + "  - {id: a, allow: 'resource:a**b/c'}\n",
+            "p.yaml:3:13: rules.0.allow.0: '**' stands",
         ),
         (
             HEAD + "  - {id: a, allow: fs.x}\n  - {id: a, deny: fs.y}\n",
@@ -159,31 +159,69 @@ def test_a_fault_is_told_with_its_place(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "place", "part"),
     [
-        ("version: 1\nrules: []\nlabels: []\n", "3:1", "labels"),
-        ("version: 1\nrules: []\nresults: []\n", "3:1", "results"),
-        ("version: 1\nrules: []\ngrants: {}\n", "3:1", "grants"),
-        (HEAD + "  - id: a\n    allow: fs.x\n    limit: {calls: 1}\n", "5:5", "limit"),
-        (HEAD + "  - id: a\n    allow: fs.x\n    when: 'true'\n", "5:5", "when"),
-        (HEAD + "  - id: a\n    allow: fs.x\n    hours: Mon-Fri\n", "5:5", "hours"),
-        (HEAD + "  - id: a\n    deny: fs.x\n    if_labels: {all: [a]}\n", "5:5", "if_labels"),
-        (HEAD + "  - id: a\n    ask: fs.x\n    approve: {by: lead}\n", "5:5", "approve"),
-        (HEAD + "  - {id: a, allow: fs.x, args: {p: {symlinks: no_follow}}}\n", "3:37", "symlinks"),
-        (HEAD + "  - {id: a, allow: fs.x, args: {p: {no_secrets: true}}}\n", "3:37", "no_secrets"),
-        (HEAD + "  - {id: a, allow: fs.x, args: {p: {public_only: true}}}\n", "3:37", "public_only"),
-        (HEAD + "  - {id: a, allow: fs.x, args: {p: {sql: read_only}}}\n", "3:37", "sql"),
-        (HEAD + "  - {id: a, allow: fs.x, args: {p: {argv: {prefix: [ls]}}}}\n", "3:37", "argv"),
-        (HEAD + "  - {id: a, allow: fs.x, args: {p: {from: [prompt]}}}\n", "3:37", "from"),
+        ("version: 1\nrules: []\naudit: {}\n", "3:1", "audit"),
+        (HEAD + "  - {id: a, allow: fs.x, args: {p: {symlinks: deny}}}\n", "3:37", "symlinks"),
         (
-            HEAD + "  - {id: a, allow: fs.x, args: {p: {items: {all: {not: {from: [prompt]}}}}}}\n",
+            HEAD + "  - {id: a, allow: fs.x, args: {p: {items: {all: {not: {symlinks: x}}}}}}\n",
             "3:57",
-            "from",
+            "symlinks",
         ),
-        ("version: 1\nrules: []\nmodes: {training: {rules: []}}\n", "3:20", "rules"),
+        (HEAD + "  []\nlabels: [{tool: fs.x, adds: [a], args: {p: {symlinks: x}}}]\n", "4:45", "symlinks"),
         ("version: 1\nrules: []\nmodes: {training: {ask: {approver: {seed: 1}}}}\n", "3:26", "approver"),
     ],
 )
 def test_what_is_not_enforced_is_refused_and_never_ignored(text: str, place: str, part: str) -> None:
     assert problem_of(text).startswith(f"p.yaml:{place}: '{part}' is not enforced by this version")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "  - {id: a, deny: fs.x, limit: {calls: 1}}\n",
+            "p.yaml:3:5: rules.0: 'limit' says how much a rule grants",
+        ),
+        ("  - {id: a, allow: fs.x, limit: {per: tool}}\n", "p.yaml:3:26: rules.0.limit: one or more of rate"),
+        ("  - {id: a, allow: fs.x, limit: {rate: 0/min}}\n", "p.yaml:3:34: rules.0.limit.rate: a rate is"),
+        ("  - {id: a, allow: fs.x, limit: {rate: fast}}\n", "p.yaml:3:34: rules.0.limit.rate: a rate is"),
+        ("  - {id: a, allow: fs.x, limit: {calls: -1}}\n", "p.yaml:3:34: rules.0.limit.calls: "),
+        ("  - {id: a, allow: fs.x, if_labels: {}}\n", "p.yaml:3:26: rules.0.if_labels: one or more of all"),
+        ("  - {id: a, allow: fs.x, if_labels: {only: [a]}}\n", "p.yaml:3:38: unknown key"),
+        (
+            "  - {id: a, allow: fs.x, args: {p: {from: web}}}\n",
+            "p.yaml:3:37: rules.0.args.p.from.0: a source is",
+        ),
+        (
+            "  - {id: a, allow: fs.x, args: {p: {from: 'tool:x'}}}\n",
+            "p.yaml:3:37: rules.0.args.p.from.0: tools are",
+        ),
+        ("  - {id: a, allow: fs.x, args: {p: {sql: writes}}}\n", "p.yaml:3:37: rules.0.args.p.sql: "),
+        (
+            "  - {id: a, allow: fs.x, args: {p: {argv: {}}}}\n",
+            "p.yaml:3:37: rules.0.args.p.argv: one or both",
+        ),
+        (
+            "  - {id: a, allow: fs.x, args: {p: {no_secrets: false}}}\n",
+            "p.yaml:3:37: rules.0.args.p.no_secrets",
+        ),
+        ("  []\nlabels: [{tool: fs.x}]\n", "p.yaml:4:10: missing key 'labels.0.adds'"),
+        (
+            "  []\nlabels: [{tool: 'resource:x', adds: [a]}]\n",
+            "p.yaml:4:11: labels.0.tool.0: tools are named",
+        ),
+        (
+            "  []\nresults: [{tool: fs.x, redact: [pin]}]\n",
+            "p.yaml:4:33: results.0.redact.0: no secret shape 'pin'",
+        ),
+        ("  []\nresults: [{tool: fs.x}]\n", "p.yaml:4:11: results.0: one or both of redact"),
+        ("  []\ngrants: {fs: {disk: 1}}\n", "p.yaml:4:15: unknown key 'grants.fs.disk'"),
+        ("  []\nmodes: {training: {clock: {virtual: {step: 0s}}}}\n", "p.yaml:4:20: modes.training.clock"),
+    ],
+)
+def test_a_fault_in_the_later_parts_is_told_with_its_place(text: str, said: str) -> None:
+    assert problem_of(
+        HEAD + text if not text.startswith("  []") else f"version: 1\nrules:\n{text}"
+    ).startswith(said)
 
 
 def test_every_fault_of_a_file_is_told_at_once() -> None:

@@ -1,0 +1,204 @@
+"""From a file's rules to the few that judge one tool: matched by name once, their conditions compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from gateway.core.decisions import Decision, DecisionCode, Effect
+from gateway.core.policy.arguments import Spelling, canon_for
+from gateway.core.policy.evaluate import ToolRules
+from gateway.core.policy.guards import Guard, bind_guards
+from gateway.core.policy.labels import BoundLabels
+from gateway.core.policy.limits import counter_of
+from gateway.core.policy.matchers import implied_kind
+from gateway.core.policy.model import (
+    KINDS,
+    SELECTORS,
+    ArgumentMatchers,
+    AskMode,
+    Kind,
+    LabelRule,
+    Mode,
+    PolicyFile,
+    Rule,
+)
+from gateway.core.policy.patterns import Target, compile_glob, split_pattern, split_tool_pattern
+from gateway.core.policy.reading import Policy
+from gateway.core.policy.request import Request
+from gateway.core.policy.rules import (
+    BoundRule,
+    Counter,
+    PrincipalTest,
+    ToolView,
+    bind_conditions,
+    compile_principal,
+)
+from gateway.core.policy.uris import uri_fault
+from gateway.core.policy.variables import texts_in
+from gateway.core.policy.wildcards import StringTest, compile_wildcard
+
+__all__ = ["Binder", "IndexedRule", "TargetTest", "ask_mode", "target_test", "tool_test"]
+
+TargetTest = Callable[[Target, str, str], bool]
+"""Whether a rule is about this kind of target, of this server, of this name."""
+
+_MODES: tuple[Mode, ...] = ("training", "deployment")
+_OUTCOMES = {
+    Effect.ALLOW: (Effect.ALLOW, DecisionCode.RULE_ALLOW),
+    Effect.DENY: (Effect.DENY, DecisionCode.RULE_DENY),
+    Effect.ASK: (Effect.ASK, DecisionCode.APPROVAL_PENDING),
+}
+_WHY = {
+    DecisionCode.RULE_ALLOW: "the rule allows this call",
+    DecisionCode.RULE_DENY: "the rule forbids this call",
+    DecisionCode.LABEL_DENY: "the rule forbids this call to a session with these labels",
+    DecisionCode.APPROVAL_PENDING: "the call needs an approval",
+    DecisionCode.APPROVAL_DENIED: "the call needs an approval, and there is nobody to give one",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedRule:
+    """A rule and all of it that does not depend on the tool. `modes` are those it holds in."""
+
+    rule: Rule
+    line: int
+    names: TargetTest
+    guards: tuple[Guard, ...]
+    counter: Counter | None
+    modes: tuple[Mode, ...]
+
+
+class Binder:
+    """Binds one policy's rules to a tool, resource or prompt. Immutable."""
+
+    def __init__(self, policy: Policy | None, model: PolicyFile, otherwise: Decision) -> None:
+        self.rules = list(_indexed(policy)) if policy else []
+        self._model = model
+        self._otherwise = otherwise
+        self._principals = {name: compile_principal(part) for name, part in model.principals.items()}
+        self._labels = [(tool_test(rule.tool), rule) for rule in model.labels]
+        self._variables = tuple(texts_in(model.vars))
+
+    def bind(self, request: Request) -> ToolRules:
+        """Return what judges the calls of the request's tool in its mode."""
+        target, server, tool, mode = request.target, request.server, request.tool, request.mode
+        if mode not in _MODES:
+            raise ValueError("no such mode")
+        indexed = [entry for entry in self.rules if mode in entry.modes and entry.names(target, server, tool)]
+        labels = [rule for names, rule in self._labels if target == "tool" and names(server, tool)]
+        declared: dict[str, Kind] = {argument: KINDS[kind] for argument, kind in request.kinds.items()}
+        args = [*(entry.rule.args for entry in indexed), *(rule.args for rule in labels)]
+        view = ToolView(declared, {**_implied_kinds(args), **declared}, request.workspace, self._variables)
+        bound = [self._bound(entry, view) for entry in indexed]
+        asks, allows = _with_effect(bound, Effect.ASK), _with_effect(bound, Effect.ALLOW)
+        return ToolRules(
+            kinds=declared,
+            workspace=request.workspace,
+            mode=mode,
+            spellings=tuple(_spellings(view)) if target == "tool" else (),
+            denies=_with_effect(bound, Effect.DENY),
+            asks=asks,
+            allows=allows,
+            grants=asks + allows,
+            labels=tuple(_bound_labels(rule, view) for rule in labels),
+            limited=any(rule.counter for rule in bound),
+            refuses=uri_fault if target == "resource" else None,
+        )
+
+    def covers(self, rule: Rule, test: Callable[[PrincipalTest], bool]) -> bool:
+        """Whether a rule is for a principal that `test` applies each pattern to."""
+        return not rule.to or any(test(self._principals[name]) for name in rule.to)
+
+    def _bound(self, entry: IndexedRule, view: ToolView) -> BoundRule:
+        rule = entry.rule
+        return BoundRule(
+            rule=rule,
+            line=entry.line,
+            decisions={mode: self._decision(rule, entry.line, mode) for mode in _MODES},
+            to=tuple(self._principals[name] for name in rule.to or ()),
+            conditions=bind_conditions(rule.args, rule.effect, view),
+            guards=entry.guards,
+            counter=entry.counter,
+        )
+
+    def _decision(self, rule: Rule, line: int, mode: Mode) -> Decision:
+        effect, code = _OUTCOMES[rule.effect]
+        if rule.effect is Effect.ASK and ask_mode(self._model, mode) == "deny":
+            effect, code = Effect.DENY, DecisionCode.APPROVAL_DENIED
+        if rule.effect is Effect.DENY and rule.if_labels:
+            code = DecisionCode.LABEL_DENY
+        return replace(
+            self._otherwise, effect=effect, code=code, reason=rule.why or _WHY[code], rule=rule.id, line=line
+        )
+
+
+def ask_mode(model: PolicyFile, mode: Mode) -> AskMode:
+    """Return what becomes of an `ask` in a mode."""
+    return model.modes.training.ask if mode == "training" else model.modes.deployment.ask
+
+
+def _indexed(policy: Policy) -> Iterator[IndexedRule]:
+    for place, rule, modes in policy.model.placed_rules():
+        yield IndexedRule(
+            rule=rule,
+            line=policy.document.position(place).line,
+            names=target_test(rule.tools, rule.effect),
+            guards=bind_guards(rule),
+            counter=counter_of(rule, policy.file),
+            modes=modes,
+        )
+
+
+def target_test(patterns: Sequence[str], effect: Effect) -> TargetTest:
+    """Return a test of what a rule's patterns name; `*` is every tool, and in a deny everything."""
+    tests: list[tuple[Target | None, StringTest, StringTest]] = []
+    for pattern in patterns:
+        split = split_pattern(pattern)
+        everything = split.target is None and effect is Effect.DENY
+        target: Target | None = None if everything else split.target or "tool"
+        named = compile_glob if split.target == "resource" else compile_wildcard
+        tests.append((target, compile_wildcard(split.server), named(split.name)))
+
+    def test(target: Target, server: str, name: str) -> bool:
+        return any(
+            (wanted is None or wanted == target) and of_server(server) and of_name(name)
+            for wanted, of_server, of_name in tests
+        )
+
+    return test
+
+
+def tool_test(patterns: Sequence[str]) -> Callable[[str, str], bool]:
+    """Return a test of server and tool names for patterns that name tools only."""
+    tests = [tuple(map(compile_wildcard, split_tool_pattern(pattern))) for pattern in patterns]
+    return lambda server, tool: any(of_server(server) and of_tool(tool) for of_server, of_tool in tests)
+
+
+def _implied_kinds(every: Sequence[dict[str, ArgumentMatchers]]) -> dict[str, Kind]:
+    """Return the kinds that the rules' own matchers give to arguments; a path wins over a URL."""
+    kinds: dict[str, Kind] = {}
+    for args in every:
+        for argument, matchers in args.items():
+            kind = implied_kind(matchers)
+            if kind and argument not in SELECTORS and kinds.get(argument) != "path":
+                kinds[argument] = kind
+    return kinds
+
+
+def _spellings(view: ToolView) -> Iterator[Spelling]:
+    for argument, kind in view.kinds.items():
+        canon = canon_for(kind, view.workspace)
+        if canon:
+            first, *rest = argument.split(".")
+            yield Spelling(first, tuple(rest), canon)
+
+
+def _bound_labels(rule: LabelRule, view: ToolView) -> BoundLabels:
+    # A label restricts: a doubt adds it, as a doubt makes a deny hold.
+    return BoundLabels(bind_conditions(rule.args, Effect.DENY, view), frozenset(rule.adds))
+
+
+def _with_effect(rules: Sequence[BoundRule], effect: Effect) -> tuple[BoundRule, ...]:
+    return tuple(rule for rule in rules if rule.rule.effect is effect)

@@ -1,0 +1,139 @@
+"""What a session's calls leave behind for the calls after them: labels, counts, texts, what is spent.
+
+Pure and mutable, one for each session; only counters that are not per session are shared. The
+session machine tells it what happened; it decides nothing itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from gateway.core.calls import Answered, Denied, Outcome, ServerError
+from gateway.core.decisions import Effect
+from gateway.core.json_types import JsonObject
+from gateway.core.policy.compile import CompiledPolicy
+from gateway.core.policy.limits import Counters
+from gateway.core.policy.provenance import Seen
+from gateway.core.policy.request import Judgement, Request
+from gateway.core.policy.situation import Charge, Situation
+from gateway.core.strict_json import dumps
+
+__all__ = ["Moment", "PolicyState"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When something happens: the wall clock in unix seconds, and a monotonic one for rates."""
+
+    wall: float
+    monotonic: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A judged call that has not ended: what its result will be held against."""
+
+    policy: CompiledPolicy
+    request: Request
+    arguments: JsonObject
+    charges: tuple[Charge, ...]
+
+
+@dataclass(slots=True)
+class PolicyState:
+    """One session's past, as far as a policy can ask for it. `shared` counts across the gateway."""
+
+    shared: Counters = field(default_factory=Counters)
+    seen: Seen = field(default_factory=Seen)
+    labels: frozenset[str] = frozenset()
+    steps: int = 0
+    denials: int = 0
+    calls: dict[str, int] = field(default_factory=dict[str, int])
+    _own: Counters = field(default_factory=Counters)
+    _open: dict[str, _Open] = field(default_factory=dict[str, _Open])
+
+    def begin(self, step: int | None) -> None:
+        """Take note of a new call: the step it belongs to, or one more where there are no steps."""
+        self.steps = self.steps + 1 if step is None else step
+
+    def judge(self, policy: CompiledPolicy, call_id: str, request: Request, moment: Moment) -> Judgement:
+        """Judge a call as things stand and charge what lets it through; judged again, it is charged anew."""
+        self.release(call_id)
+        now = policy.clock_time(moment.wall, self.steps, request.mode)
+        # A virtual clock also paces rates; a real one may jump, so rates run on the monotonic clock.
+        tick = moment.monotonic if now == moment.wall else now
+        request = replace(request, situation=self._situation(now, tick))
+        judgement = policy.judge(request)
+        if judgement.decision.effect is not Effect.DENY:
+            for charge in judgement.charges:
+                self._counters(charge).reserve(charge, tick)
+            self._open[call_id] = _Open(policy, request, judgement.arguments, judgement.charges)
+        return judgement
+
+    def returned(self, call_id: str, result: JsonObject) -> JsonObject | str:
+        """Return a result as it may be seen, or why it is withheld. The session takes its labels on."""
+        opened = self._open[call_id]
+        self.answered_in_part(call_id)
+        request = opened.request
+        rules = opened.policy.results_of(request.server, request.tool)
+        if rules is not None:
+            result = rules.cleaned(result)
+            withheld = rules.withheld(result)
+            if withheld is not None:
+                return withheld
+        sources = opened.policy.sources_of(request.server, request.tool)
+        if sources and result.get("isError") is not True:
+            self.seen.keep(sources, result)
+        return result
+
+    def failed(self, call_id: str, message: str, error: ServerError | None) -> tuple[str, ServerError | None]:
+        """Return what may be seen of a failure, cleaned as a result is."""
+        opened = self._open.get(call_id)
+        rules = opened and opened.policy.results_of(opened.request.server, opened.request.tool)
+        if not rules:
+            return message, error
+        return rules.text(message), error and rules.error(error)
+
+    def answered_in_part(self, call_id: str) -> None:
+        """Take on the labels of a call that the server has had, whatever came of it."""
+        opened = self._open.get(call_id)
+        if opened is not None:
+            now = replace(opened.request, situation=replace(opened.request.situation, labels=self.labels))
+            self.labels |= opened.policy.labels_added(now, opened.arguments)
+
+    def ended(self, call_id: str, outcome: Outcome, *, sent: bool) -> None:
+        """Settle what a call was charged: a call that never reached its server costs nothing."""
+        if isinstance(outcome, Denied):
+            self.denials += 1
+        opened = self._open.get(call_id)
+        if opened is None or not sent:
+            self.release(call_id)
+            return
+        del self._open[call_id]
+        if isinstance(outcome, Answered):
+            name = f"{opened.request.server}.{opened.request.tool}"
+            self.calls[name] = self.calls.get(name, 0) + 1
+            if any(charge.limit.bytes is not None for charge in opened.charges):
+                size = len(dumps(outcome.result))
+                for charge in opened.charges:
+                    self._counters(charge).settle(charge, size)
+
+    def release(self, call_id: str) -> None:
+        """Give back what a call was charged that does not run. Idempotent."""
+        opened = self._open.pop(call_id, None)
+        for charge in opened.charges if opened else ():
+            self._counters(charge).release(charge)
+
+    def _situation(self, now: float, tick: float) -> Situation:
+        return Situation(
+            labels=self.labels,
+            now=now,
+            steps=self.steps,
+            denials=self.denials,
+            calls=self.calls,
+            appeared=self.seen.finder(),
+            spent=lambda charge: self._counters(charge).spent(charge, tick),
+        )
+
+    def _counters(self, charge: Charge) -> Counters:
+        return self._own if charge.limit.per == "session" else self.shared

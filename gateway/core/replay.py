@@ -1,0 +1,164 @@
+"""A recorded episode held against its re-execution, step by step. Pure; runs nothing.
+
+A trajectory is JSON Lines, one step a line, as training mode writes it. Two steps are the same if
+observation, reward, end and decision are; ids that every run mints anew do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.results import DECISION_META_KEY
+from gateway.core.strict_json import StrictJsonError, loads
+from gateway.errors import UsageError
+
+__all__ = ["Difference", "RecordedEpisode", "RecordedStep", "differences", "effect_of", "read_trajectory"]
+
+_ENDS = ("done_reason", "truncated", "truncated_reason", "rubric")
+_APART = frozenset({"reward", "done", "metadata"})
+_DECIDED = ("effect", "code", "rule")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedStep:
+    """One line of a trajectory. `wire` has `observation`, `reward`, `done` and `metadata`."""
+
+    number: int
+    action: JsonObject
+    wire: JsonObject
+
+    @property
+    def effect(self) -> str | None:
+        """How its call was decided, `None` where it was no call."""
+        return effect_of(self.wire)
+
+    @property
+    def tool(self) -> str:
+        """The tool it called, by the name the pack shows; empty where it was no call."""
+        return str(self.action.get("tool_name", ""))
+
+    @property
+    def at(self) -> float:
+        """When it was taken, in unix seconds."""
+        at = self.wire.get("ts")
+        return at if isinstance(at, int | float) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEpisode:
+    """A whole trajectory: what was played, under which policy, and every step."""
+
+    pack: str
+    task: str | None
+    seed: int
+    policy_sha256: str | None
+    steps: tuple[RecordedStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field of one step that came out otherwise."""
+
+    step: int
+    field: str
+    recorded: JsonValue
+    now: JsonValue
+
+    def wire(self) -> JsonObject:
+        """Return `{step, field, recorded, now}`."""
+        return {"step": self.step, "field": self.field, "recorded": self.recorded, "now": self.now}
+
+
+def read_trajectory(text: str, file: str) -> RecordedEpisode:
+    """Read a trajectory; raises `UsageError` that names file and line."""
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise UsageError(f"{file}: no steps: give a trajectory that training mode wrote")
+    parsed = [_line(line, f"{file}:{number}") for number, line in lines]
+    _check_one_episode(parsed, file)
+    first = parsed[0]
+    task, policy = first.get("task"), first.get("policy_sha256")
+    seed = first.get("seed")
+    return RecordedEpisode(
+        pack=str(first.get("pack")),
+        task=task if isinstance(task, str) else None,
+        seed=seed if isinstance(seed, int) else 0,
+        policy_sha256=policy if isinstance(policy, str) else None,
+        steps=tuple(_step(line) for line in parsed),
+    )
+
+
+def _line(line: str, where: str) -> JsonObject:
+    try:
+        value = loads(line)
+    except StrictJsonError as error:
+        raise UsageError(f"{where}: {error}") from None
+    if not isinstance(value, dict) or not isinstance(value.get("action"), dict):
+        raise UsageError(f"{where}: not a step of a trajectory: each line is an object with 'action'")
+    return value
+
+
+def _check_one_episode(lines: Sequence[JsonObject], file: str) -> None:
+    if len({(str(line.get("session_id")), str(line.get("episode_id"))) for line in lines}) > 1:
+        raise UsageError(f"{file}: steps of several episodes: give one episode a file")
+    if [line.get("step") for line in lines] != list(range(1, len(lines) + 1)):
+        raise UsageError(f"{file}: steps are missing or out of order: the first is 1, each next one more")
+
+
+def _step(line: JsonObject) -> RecordedStep:
+    action, number = line["action"], line["step"]
+    assert isinstance(action, dict)
+    assert isinstance(number, int)
+    return RecordedStep(number, action, line)
+
+
+def differences(step: RecordedStep, now: JsonObject) -> Iterator[Difference]:
+    """Yield the fields in which a step's answer differs from the recorded one."""
+    recorded, current = _fields(step.wire), _fields(now)
+    for name, value in recorded.items():
+        if not _same(value, current[name]):
+            yield Difference(step.number, name, value, current[name])
+
+
+def _same(one: JsonValue, other: JsonValue) -> bool:
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    return one == other
+
+
+def _fields(wire: JsonObject) -> JsonObject:
+    """Return what counts of an answer: fields that a re-execution has to bring about again."""
+    metadata = wire.get("metadata")
+    told = metadata if isinstance(metadata, dict) else {}
+    policy = told.get("policy")
+    decision = policy if isinstance(policy, dict) else {}
+    fields: JsonObject = {
+        "observation": _observation(wire.get("observation")),
+        "reward": wire.get("reward"),
+        "done": wire.get("done"),
+        "decision": {name: decision.get(name) for name in _DECIDED} if decision else None,
+    }
+    return {**fields, **{name: told.get(name) for name in _ENDS}}
+
+
+def _observation(value: JsonValue) -> JsonValue:
+    """Return an observation without what stands beside it too, and without the decision in its result."""
+    if not isinstance(value, dict):
+        return value
+    seen: JsonObject = {name: part for name, part in value.items() if name not in _APART}
+    result = seen.get("result")
+    meta = result.get("meta") if isinstance(result, dict) else None
+    if isinstance(result, dict) and isinstance(meta, dict):
+        kept: JsonObject = {name: part for name, part in meta.items() if name != DECISION_META_KEY}
+        seen["result"] = {**result, "meta": kept}
+    return seen
+
+
+def effect_of(wire: JsonObject) -> str | None:
+    """Return how the call of a step was decided, `None` where it was no call."""
+    metadata = wire.get("metadata")
+    policy = metadata.get("policy") if isinstance(metadata, dict) else None
+    effect = policy.get("effect") if isinstance(policy, dict) else None
+    return effect if isinstance(effect, str) else None
