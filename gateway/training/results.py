@@ -1,0 +1,130 @@
+"""What an environment answers, as frozen values. Data and views of it only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+from gateway.core.decisions import Decision
+from gateway.core.episode import DoneReason
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.strict_json import dumps
+
+__all__ = ["Action", "DoneReason", "EpisodeStatus", "ResetResult", "StepResult", "Tool", "ToolError"]
+
+Action: TypeAlias = Mapping[str, JsonValue]
+"""An action as the wire has it: `{"type": "call_tool", "tool_name": ..., "arguments": {...}}`,
+`{"type": "submit", "answer": ...}` or `{"type": "list_tools"}`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool as the policy shows it; `input_schema` is a JSON Schema."""
+
+    name: str
+    description: str
+    input_schema: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class ToolError:
+    """Why a call brought no result.
+
+    `error_type` is one of `execution_error invalid_args transport_error tool_not_found timeout`.
+    """
+
+    error_type: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResetResult:
+    """A started episode: what is asked, and what it was started from.
+
+    `prompt` and `task` are `None` for a pack without tasks. `workspace_digest` is equal for equal starts.
+    """
+
+    observation: JsonObject
+    prompt: str | None
+    task: str | None
+    seed: int | None
+    session_id: str
+    episode_id: str
+    workspace_digest: str | None
+    metadata: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step showed.
+
+    `reward` is `None` where nothing scored it. `done_reason` is set once `done`; `truncated` says that
+    the infrastructure ended the episode, so it has no score. `decision` is what the policy said of a
+    tool call, `error` why it brought no result.
+    """
+
+    observation: JsonObject
+    reward: float | None
+    done: bool
+    truncated: bool
+    done_reason: DoneReason | None
+    decision: Decision | None
+    error: ToolError | None
+    metadata: JsonObject
+
+    @property
+    def denied(self) -> bool:
+        """Whether the policy refused the call."""
+        return self.decision is not None and not self.decision.allowed
+
+    @property
+    def rubric(self) -> tuple[JsonObject, ...]:
+        """The score of each component of the task's rubric, once the episode was scored."""
+        return _objects(self.metadata.get("rubric"))
+
+    @property
+    def text(self) -> str:
+        """What a model is shown of it: the tool's text, or the sentence that says why there is none."""
+        if self.error is not None:
+            return self.error.message
+        result = self.observation.get("result")
+        if isinstance(result, dict):
+            return _result_text(result)
+        shown = {name: value for name, value in self.observation.items() if name not in _BESIDE}
+        return dumps(shown).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeStatus:
+    """How an episode stands. `workspace_digest` changes with every file the tools change."""
+
+    episode_id: str | None
+    step_count: int
+    task: str | None
+    done: bool
+    denials: int
+    workspace_digest: str | None
+    metadata: JsonObject
+
+
+_BESIDE = {"reward", "done", "metadata"}
+"""What stands in an observation and beside it."""
+
+
+def _result_text(result: JsonObject) -> str:
+    blocks = _objects(result.get("content"))
+    texts = [_block_text(block) for block in blocks]
+    if texts or result.get("structured_content") is None:
+        return "\n".join(texts)
+    return dumps(result["structured_content"]).decode()
+
+
+def _block_text(block: JsonObject) -> str:
+    text = block.get("text")
+    return text if isinstance(text, str) else f"[{block.get('type')}]"
+
+
+def _objects(value: JsonValue) -> tuple[JsonObject, ...]:
+    entries = value if isinstance(value, list) else []
+    return tuple(cast("list[JsonObject]", [entry for entry in entries if isinstance(entry, dict)]))

@@ -1,0 +1,29 @@
+"""The example of parallel rollouts, run as its first lines say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio.to_thread
+
+from tests.support.env_serving import env_server
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "rollouts.py"
+
+
+def run(url: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, str(EXAMPLE), url, "--episodes", "10", "--parallel", "3", "--max-calls", "3"]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+async def test_many_episodes_are_played_and_their_rewards_and_denials_shown(tmp_path: Path) -> None:
+    async with env_server(tmp_path) as server:
+        done = await anyio.to_thread.run_sync(run, server.url)
+        assert server.gateway.readiness().detail["sessions"] == 0
+    assert done.returncode == 0, done.stderr
+    assert "10/10 episodes" in done.stderr
+    heading, line = done.stdout.splitlines()
+    assert heading.split() == ["task", "episodes", "reward", "denials", "ended"]
+    assert line.split()[:2] == ["be-good", "10"]
