@@ -34,6 +34,7 @@ __all__ = [
     "Config",
     "DeploymentSettings",
     "LimitSettings",
+    "PoolLimits",
     "SecretSource",
     "default_state",
     "installer_environment",
@@ -66,8 +67,16 @@ class LimitSettings(_Section):
     max_sessions_per_principal: Count = 100
     queue: Annotated[int, Field(ge=0)] = 64
     session_idle: Seconds = 1800.0
+    session_grace: Seconds = 30.0
     call_timeout: Seconds = 30.0
     drain: Seconds = 30.0
+
+
+class PoolLimits(_Section):
+    """How many sessions' servers `serve` keeps ready: for each pack, and over all at most (0: none)."""
+
+    minimum: Annotated[int, Field(ge=0)] = 1
+    maximum: Annotated[int, Field(ge=0)] = 8
 
 
 class SecretSource(_Section):
@@ -108,6 +117,7 @@ class Config(_Section):
     state: Path = Path()
     cache: Path = Path()
     limits: LimitSettings = LimitSettings()
+    pool: PoolLimits = PoolLimits()
     secrets: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], SecretSource] = {}
     deployment: DeploymentSettings = DeploymentSettings()
     audit: AuditSettings = AuditSettings()
@@ -117,6 +127,7 @@ _PLAIN = ("mode", "sandbox", "host", "port", "policy", "auth", "state", "cache")
 _VARIABLES: dict[str, tuple[str, ...]] = {
     **{PREFIX + name.upper(): (name,) for name in _PLAIN},
     **{PREFIX + name.upper(): ("limits", name) for name in LimitSettings.model_fields},
+    **{f"{PREFIX}POOL_{name.upper()}": ("pool", name) for name in PoolLimits.model_fields},
     PREFIX + "DEPLOYMENT_ORCHESTRATION": ("deployment", "orchestration"),
     PREFIX + "AUDIT_ARGUMENTS": ("audit", "arguments"),
 }

@@ -9,15 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "AlreadyAnswered",
     "ClientError",
     "ConfigError",
     "LedgerError",
+    "NotApprover",
     "Problem",
     "SandboxError",
     "SandgateError",
     "ServerFault",
     "ShuttingDown",
+    "StateInUse",
     "TooManySessions",
+    "UnknownApproval",
     "UnknownSession",
     "UsageError",
 ]
@@ -55,6 +59,10 @@ class UsageError(SandgateError):
     """The command line or the machine is not as needed; the message names the next step. Exit code 2."""
 
 
+class StateInUse(UsageError):
+    """Another gateway writes to this state folder; a folder has one writer."""
+
+
 class ClientError(SandgateError):
     """The caller's fault. `status` is the HTTP status that tells it."""
 
@@ -68,6 +76,35 @@ class UnknownSession(ClientError):
 
     def __init__(self, session_id: str) -> None:
         super().__init__(f"no session {session_id[:64]!r}: open a new one")
+
+
+class UnknownApproval(ClientError):
+    """No such approval waits, or not for this principal to answer."""
+
+    status = 404
+
+    def __init__(self, approval: str) -> None:
+        super().__init__(f"no approval {approval[:64]!r} waits here: it was used, ran out, or never was")
+
+
+class NotApprover(ClientError):
+    """The principal sees this approval and may not answer it."""
+
+    status = 403
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a caller does not approve its own call, unless the rule's 'by' names it: ask another"
+        )
+
+
+class AlreadyAnswered(ClientError):
+    """Somebody answered this approval before."""
+
+    status = 409
+
+    def __init__(self, approval: str) -> None:
+        super().__init__(f"approval {approval} has its answer: an approval is answered once")
 
 
 class ShuttingDown(ClientError):

@@ -38,6 +38,7 @@ def test_without_any_setting_the_defaults_hold() -> None:
         8000,
     )
     assert config.state == Path("/home/x/.local/state/sandgate")
+    assert (config.pool.minimum, config.pool.maximum) == (1, 8)
     assert config.cache == Path("/home/x/.cache/sandgate")
     assert config.limits.max_body == 4_000_000
     assert config.limits.session_idle == 1800

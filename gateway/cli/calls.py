@@ -41,7 +41,7 @@ def tools(
     from gateway.cli.wiring import make_plan
 
     flags = {"policy": policy, "sandbox": sandbox, "state": state}
-    plan = make_plan([pack], flags, config_file=config, not_isolated=not_isolated)
+    plan = make_plan([pack], flags, config_file=config, not_isolated=not_isolated, beside=True)
     listed = anyio.run(_tools, plan)
     show(
         form, {"pack": plan.packs[0][0].name, "tools": listed}, "\n".join(_tool_line(tool) for tool in listed)
@@ -71,7 +71,7 @@ def call(
 
     arguments = parse_arguments(args)
     flags = {"policy": policy, "sandbox": sandbox, "state": state}
-    plan = make_plan([pack], flags, config_file=config, not_isolated=not_isolated)
+    plan = make_plan([pack], flags, config_file=config, not_isolated=not_isolated, beside=True)
     outcome = anyio.run(_call, plan, tool, arguments)
     shown = _describe(outcome)
     said = "" if shown["outcome"] == "denied" else f"{shown['text']}\n"

@@ -37,7 +37,7 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings [gateway.yaml, where there is one].")
 ]
 SandboxOption = Annotated[
-    str | None, typer.Option("--sandbox", metavar="DRIVER", help="bubblewrap (default) or process.")
+    str | None, typer.Option("--sandbox", metavar="DRIVER", help="What isolates tool servers [bubblewrap].")
 ]
 NotIsolatedOption = Annotated[
     bool,

@@ -59,11 +59,15 @@ def serve(
         Path | None, typer.Option(metavar="FILE", help="Who may call; needed on any address but loopback.")
     ] = None,
     locked: LockedOption = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Reload a policy when its file changes, not only at SIGHUP.")
+    ] = False,
 ) -> None:
     """Serve toolpacks over HTTP: MCP, and in training mode the environment interface.
 
     Prints `sandgate: ready on http://HOST:PORT` on stderr once calls would be answered. SIGTERM and
-    Ctrl-C let calls in flight finish; then it exits with 0.
+    Ctrl-C let calls in flight finish; then it exits with 0. SIGHUP reads the policies again: calls in
+    flight keep the old one, and so does everybody if the new one is wrong.
     """
     import anyio
 
@@ -78,10 +82,10 @@ def serve(
         "state": state,
         "auth": auth,
     }
-    plan = make_plan(packs, flags, config_file=config, not_isolated=not_isolated, locked=locked)
+    plan = make_plan(packs, flags, config_file=config, not_isolated=not_isolated, locked=locked, warm=True)
     identity = _identity(plan.config)
     _announce(plan)
-    anyio.run(_serve, plan, identity, backend_options={"use_uvloop": True})
+    anyio.run(_serve, plan, identity, watch, backend_options={"use_uvloop": True})
 
 
 def stdio(
@@ -99,7 +103,7 @@ def stdio(
     from gateway.cli.wiring import make_plan
 
     flags = {"policy": policy, "sandbox": sandbox, "state": state}
-    plan = make_plan([pack], flags, config_file=config, not_isolated=not_isolated, locked=locked)
+    plan = make_plan([pack], flags, config_file=config, not_isolated=not_isolated, locked=locked, beside=True)
     _announce(plan)
     anyio.run(_stdio, plan, backend_options={"use_uvloop": True})
 
@@ -127,7 +131,10 @@ def _identity(config: Config) -> Identity:
     )
 
 
-async def _serve(plan: Plan, identity: Identity) -> None:
+async def _serve(plan: Plan, identity: Identity, watch: bool) -> None:
+    import anyio
+
+    from gateway.cli.reloading import Reloader
     from gateway.serve.server import bind, serve_http
 
     config = plan.config
@@ -135,13 +142,19 @@ async def _serve(plan: Plan, identity: Identity) -> None:
     with await bind(config.host, config.port) as listener:
 
         async def front(gateway: Gateway) -> None:
-            await serve_http(
-                _app(config, gateway, identity),
-                gateway,
-                listener=listener,
-                on_ready=lambda url: say(f"ready on {url}"),
-                max_frame=config.limits.max_body,
-            )
+            reloader = Reloader(gateway, config.policy, say)
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(reloader.on_hangup)
+                if watch:
+                    await tasks.start(reloader.on_change)
+                await serve_http(
+                    _app(config, gateway, identity),
+                    gateway,
+                    listener=listener,
+                    on_ready=lambda url: say(f"ready on {url}"),
+                    max_frame=config.limits.max_body,
+                )
+                tasks.cancel_scope.cancel()
 
         await _started(plan, front)
 
@@ -177,7 +190,7 @@ async def _started(plan: Plan, front: Callable[[Gateway], Awaitable[None]]) -> N
 
 
 def _app(config: Config, gateway: Gateway, identity: Identity) -> GatewayApp:
-    from gateway.runtime.episodes import Episodes
+    from gateway.runtime.episodes import Episodes, EpisodeSettings
     from gateway.runtime.trajectories import TrajectoryFolder
     from gateway.serve.app import build_app
     from gateway.serve.gate import GateLimits
@@ -194,6 +207,7 @@ def _app(config: Config, gateway: Gateway, identity: Identity) -> GatewayApp:
             cache_dir=config.cache,
             trajectories=trajectories,
             orchestration=config.deployment.orchestration,
+            settings=EpisodeSettings(grace=config.limits.session_grace, queue=config.limits.queue),
         )
         if orchestrated
         else None,

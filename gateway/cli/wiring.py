@@ -8,22 +8,27 @@ all come here.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.cli.policies import policies_of
-from gateway.config import Config, installer_environment, load_config, read_secret
+from gateway.config import Config, default_state, installer_environment, load_config, read_secret
 from gateway.core.policy import DENY_ALL, CompiledPolicy
-from gateway.errors import UsageError
-from gateway.runtime.clock import SystemClock
+from gateway.errors import StateInUse, UsageError
+from gateway.runtime.clock import Clock, SystemClock
 from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
-from gateway.runtime.ledger import open_ledger
+from gateway.runtime.ledger import Ledger, open_ledger
 from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack, load_pack
+from gateway.runtime.pool_shelf import PoolSettings
 from gateway.sandbox.drivers import DRIVERS, make_driver
 
 __all__ = ["Plan", "check_driver", "installer_of", "make_plan", "open_plan", "secrets_of"]
+
+
+MOST_BESIDE = 99
+"""State folders beside the default one that are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class Plan:
     config: Config
     packs: tuple[tuple[Pack, CompiledPolicy], ...]
     locked: bool = False
+    warm: bool = False
+    beside: bool = False
 
     @property
     def unguarded(self) -> list[str]:
@@ -47,15 +54,21 @@ def make_plan(
     config_file: Path | None = None,
     not_isolated: bool = False,
     locked: bool = False,
+    warm: bool = False,
+    beside: bool = False,
 ) -> Plan:
-    """Read settings, packs and policies; raises `ConfigError` or `UsageError` and starts nothing."""
+    """Read settings, packs and policies; raises `ConfigError` or `UsageError` and starts nothing.
+
+    `warm` keeps servers ready for sessions to come, as the settings say: worth it for many sessions only.
+    `beside` takes another state folder where the default one is in use, for programs that come and go.
+    """
     config = load_config(flags, file=config_file)
     check_driver(config, not_isolated=not_isolated)
     loaded = [load_pack(name) for name in packs]
     names = [pack.name for pack in loaded]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"pack {', '.join(sorted(twice))} is given twice: name each once")
-    return Plan(config, policies_of(loaded, config.policy), locked)
+    return Plan(config, policies_of(loaded, config.policy), locked, warm, beside)
 
 
 def check_driver(config: Config, *, not_isolated: bool) -> None:
@@ -83,7 +96,7 @@ async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncGenerator[Ga
     config, clock = plan.config, SystemClock()
     settings = _settings(plan)
     async with (
-        open_ledger(config.state, clock) as ledger,
+        _ledger(plan, clock, say) as ledger,
         make_driver(config.sandbox, cache_dir=config.cache) as driver,
         open_gateway(
             plan.packs,
@@ -98,6 +111,25 @@ async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncGenerator[Ga
         yield gateway
 
 
+@asynccontextmanager
+async def _ledger(plan: Plan, clock: Clock, say: Callable[[str], None]) -> AsyncGenerator[Ledger]:
+    state = plan.config.state
+    movable = plan.beside and state == default_state()
+    others = [state / "beside" / str(number) for number in range(1, MOST_BESIDE + 1)] if movable else []
+    async with AsyncExitStack() as stack:
+        for folder in (state, *others):
+            try:
+                ledger = await stack.enter_async_context(open_ledger(folder, clock))
+            except StateInUse:
+                if folder == [state, *others][-1]:
+                    raise
+                continue
+            if folder != state:
+                say(f"{state} is in use: the audit log of this one is in {folder}")
+            yield ledger
+            return
+
+
 def _settings(plan: Plan) -> GatewaySettings:
     config, limits = plan.config, plan.config.limits
     return GatewaySettings(
@@ -110,6 +142,7 @@ def _settings(plan: Plan) -> GatewaySettings:
         max_result=limits.max_result,
         plain_arguments=config.audit.arguments == "plain",
         locked=plan.locked,
+        pool=PoolSettings(config.pool.minimum, config.pool.maximum) if plan.warm else PoolSettings(),
         secrets=secrets_of(config, (pack for pack, _ in plan.packs)),
     )
 

@@ -134,7 +134,7 @@ class EpisodeRun:
     async def _act(self, action: Action, seconds: float | None) -> _Shown:
         match action:
             case ListTools():
-                return _Shown(tools_observation(self._tools()))
+                return _Shown(tools_observation(self.tools()))
             case Submit(answer):
                 self.state.submit(answer)
                 return _Shown({"submitted": True})
@@ -166,7 +166,8 @@ class EpisodeRun:
         if lost is not None:
             self.state.fail(lost)
 
-    def _tools(self) -> list[JsonObject]:
+    def tools(self) -> list[JsonObject]:
+        """Return the tools' MCP definitions as the policy shows them, with the one that submits."""
         offered = [submit_definition()] if self._offers_submit() else []
         return [*self.session.tools(), *offered]
 

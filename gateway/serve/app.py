@@ -18,11 +18,12 @@ from starlette.types import ASGIApp, Lifespan
 from gateway.core.calls import Role
 from gateway.runtime.episodes import Episodes
 from gateway.runtime.gateway import Gateway
+from gateway.serve.approvals import approval_routes
 from gateway.serve.endings import Interruptible, OpenRequests
 from gateway.serve.gate import GateLimits
 from gateway.serve.identity import Identity, RequireIdentity, RequireRole
 from gateway.serve.mcp.endpoint import McpEndpoint
-from gateway.serve.openenv import env_routes
+from gateway.serve.openenv import McpOrDialect, about_routes, env_routes, task_routes
 from gateway.serve.operations import OPEN_PATHS, operation_routes
 from gateway.serve.security import HttpBorder, HttpSecurity
 
@@ -61,9 +62,10 @@ def build_app(
     """Return the application that serves `gateway`.
 
     `episodes` adds the training routes, under `/packs/<pack>` and at the root where one pack is
-    served; without it they do not exist.
+    served; without it they do not exist, and an environment only says what it is.
     """
     limits = limits or GateLimits()
+    prefixes = _prefixes(gateway)
     mcp = {"/mcp": McpEndpoint(gateway, tuple(gateway.packs), limits)}
     mcp |= {f"/packs/{pack}/mcp": McpEndpoint(gateway, (pack,), limits) for pack in gateway.packs}
 
@@ -72,13 +74,17 @@ def build_app(
         async with AsyncExitStack() as stack:
             for endpoint in mcp.values():
                 await stack.enter_async_context(endpoint.run())
+            if episodes is not None:
+                await stack.enter_async_context(episodes.sweeping())
             yield
 
     return GatewayApp(
         routes=[
             *operation_routes(gateway.readiness),
-            *(Route(path, _agents_only(endpoint)) for path, endpoint in mcp.items()),
-            *([] if episodes is None else [_training(episodes, limits)]),
+            *approval_routes(gateway.approvals),
+            *(Route(path, _mcp(face, path, prefixes, episodes, limits)) for path, face in mcp.items()),
+            *_about(gateway, prefixes, playable=episodes is not None),
+            *([] if episodes is None else [_training(episodes, prefixes, limits)]),
         ],
         middleware=[
             Middleware(HttpBorder, security=security),
@@ -88,15 +94,31 @@ def build_app(
     )
 
 
-def _agents_only(endpoint: McpEndpoint) -> ASGIApp:
-    return RequireRole(endpoint, Role.AGENT)
+def _prefixes(gateway: Gateway) -> dict[str, str]:
+    """Return where each environment stands: below its pack's path, and at the root if it is the only one."""
+    prefixes = {f"/packs/{pack}": pack for pack in gateway.packs}
+    return prefixes if len(gateway.packs) != 1 else {**prefixes, "": next(iter(gateway.packs))}
 
 
-def _training(episodes: Episodes, limits: GateLimits) -> BaseRoute:
-    packs = tuple(episodes.gateway.packs)
+def _mcp(
+    endpoint: McpEndpoint, path: str, prefixes: dict[str, str], episodes: Episodes | None, limits: GateLimits
+) -> ASGIApp:
+    mcp = RequireRole(endpoint, Role.AGENT)
+    pack = prefixes.get(path.removesuffix("/mcp"))
+    return mcp if episodes is None or pack is None else McpOrDialect(mcp, episodes, pack, limits)
+
+
+def _about(gateway: Gateway, prefixes: dict[str, str], *, playable: bool) -> list[BaseRoute]:
     routes: list[BaseRoute] = []
-    for pack in packs:
-        routes += env_routes(episodes, pack=pack, prefix=f"/packs/{pack}", limits=limits)
-    if len(packs) == 1:
-        routes += env_routes(episodes, pack=packs[0], prefix="", limits=limits)
+    for prefix, pack in prefixes.items():
+        routes += about_routes(gateway.packs[pack].pack, prefix, playable=playable)
+    return routes
+
+
+def _training(episodes: Episodes, prefixes: dict[str, str], limits: GateLimits) -> BaseRoute:
+    routes: list[BaseRoute] = []
+    for prefix, pack in prefixes.items():
+        routes += env_routes(episodes, pack=pack, prefix=prefix, limits=limits)
+    if "" not in prefixes:
+        routes += task_routes(episodes.gateway, tuple(episodes.gateway.packs), "", limits)
     return Mount("", routes=routes, middleware=[Middleware(RequireRole, role=Role.ORCHESTRATOR)])

@@ -11,10 +11,16 @@ from collections.abc import Mapping
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.errors import ClientError
+from gateway.errors import AlreadyAnswered, ClientError, NotApprover, UnknownApproval
 
 __all__ = ["client_error", "problem", "refuse", "retry_headers"]
 
+_WORDS: Mapping[type[ClientError], str] = {
+    UnknownApproval: "unknown_approval",
+    NotApprover: "forbidden",
+    AlreadyAnswered: "already_answered",
+}
+_STATUS_WORDS = {400: "bad_request", 404: "unknown_session", 503: "unavailable"}
 _WEBSOCKET_DENIAL = "websocket.http.response"
 _POLICY_VIOLATION = 1008
 
@@ -32,7 +38,7 @@ def retry_headers(error: ClientError) -> dict[str, str]:
 
 def client_error(error: ClientError) -> Response:
     """Return the plain HTTP form of a caller's fault or of a limit."""
-    word = {400: "bad_request", 404: "unknown_session", 503: "unavailable"}.get(error.status, "refused")
+    word = _WORDS.get(type(error), _STATUS_WORDS.get(error.status, "refused"))
     return problem(error.status, word, str(error), retry_headers(error))
 
 

@@ -86,3 +86,11 @@ def test_without_isolation_a_call_works_and_says_so(tmp_path: Path) -> None:
         tmp_path, "echo", '{"text": "hi"}', "--sandbox", "process", "--i-know-this-is-not-isolated"
     )
     assert (code, shown["text"]) == (0, "hi")
+
+
+def test_a_call_that_needs_an_approval_is_denied_at_once_where_nobody_can_be_asked(tmp_path: Path) -> None:
+    policy = tmp_path / "asks.yaml"
+    policy.write_text("version: 1\nrules: [{id: a, ask: echo.echo}]\n")
+    code, shown = call(tmp_path, "echo", '{"text": "hi"}', "--policy", str(policy))
+    assert (code, shown["decision"]["code"]) == (1, "approval_denied")
+    assert "nobody can be asked" in shown["text"]

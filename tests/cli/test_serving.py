@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -102,18 +103,32 @@ def test_a_state_folder_has_one_gateway(tmp_path: Path) -> None:
     assert "Traceback" not in second.stderr
 
 
+def test_beside_a_gateway_on_the_default_state_folder_a_call_takes_another(tmp_path: Path) -> None:
+    folder = str(copy_pack("echo", tmp_path).folder)
+    env = {"XDG_STATE_HOME": str(tmp_path / "xdg")}
+    state = tmp_path / "xdg" / "sandgate"
+    with serving(folder, env=env):
+        ran = run_sandgate("call", folder, "echo", "--args", '{"text": "hi"}', env=env)
+    assert ran.returncode == 0, ran.stderr
+    assert f"{state} is in use: the audit log of this one is in {state / 'beside' / '1'}" in ran.stderr
+    assert sandgate("audit", "verify", str(state / "beside" / "1")).code == 0
+
+
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_it_starts_ends_it_in_order(tmp_path: Path, ending: signal.Signals) -> None:
     pack = copy_pack("echo", tmp_path)
-    started = tmp_path / "started"
-    os.mkfifo(started)
+    fifo = tmp_path / "started"
+    os.mkfifo(fifo)
     # A server that never answers: the start waits for it. Without a sandbox it can say that it runs.
-    script = f"import time\nopen({str(started)!r}, 'w').close()\ntime.sleep(600)\n"
+    script = f"import time\nheld = open({str(fifo)!r}, 'w')\nheld.write('x')\nheld.flush()\ntime.sleep(600)\n"
     (pack.folder / "servers" / "echo.py").write_text(script)
     options = ("--sandbox", "process", "--i-know-this-is-not-isolated", "--state", str(tmp_path / "state"))
+    started = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     with subprocess.Popen(
         sandgate_argv("serve", str(pack.folder), "--port", "0", *options), stderr=subprocess.PIPE, text=True
     ) as process:
-        started.read_text()
+        ready, _, _ = select.select([started], [], [], 30)
         process.send_signal(ending)
+        assert ready, "the server was never started"
         assert process.wait(30) == 0
+    os.close(started)

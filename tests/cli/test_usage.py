@@ -30,6 +30,8 @@ COMMANDS = [
     ("audit", "query"),
     ("doctor",),
     ("auth", "hash"),
+    ("approvals", "list"),
+    ("env", "run"),
 ]
 
 
@@ -79,7 +81,7 @@ def test_a_mistaken_command_line_is_a_usage_error(args: tuple[str, ...]) -> None
         (("serve", ECHO, ECHO), "pack echo is given twice"),
         (("serve", ECHO, "--host", "0.0.0.0"), "give --auth FILE, or use --host 127.0.0.1"),
         (("serve", ECHO, "--port", "70000"), "--port: Input should be less than or equal to 65535"),
-        (("serve", ECHO, "--sandbox", "vm"), "no such driver; there are: bubblewrap, process"),
+        (("serve", ECHO, "--sandbox", "vm"), "no such driver; there are: bubblewrap, "),
         (("serve", ECHO, "--sandbox", "process"), "with --i-know-this-is-not-isolated"),
         (("serve", ECHO, "--policy", "none.yaml"), "none.yaml: cannot be read: No such file or directory"),
         (("serve", ECHO, "--auth", "none.yaml"), "none.yaml: cannot be read: No such file or directory"),

@@ -120,3 +120,81 @@ def check_episode(told: dict[str, Any]) -> None:
     assert (reward, done, reason) == (1.0, True, "submitted")
     assert [component["score"] for component in components] == [1.0, 1.0, 1.0]
     assert told["again"] is False
+
+
+TOOL_CALLER = r"""
+import asyncio, json, sys
+from openenv.core.mcp_client import MCPToolClient
+
+URL = sys.argv[1]
+
+
+async def play():
+    told = {}
+    async with MCPToolClient(base_url=URL) as env:
+        told["start"] = (await env.reset(task="fix-readme", seed=7)).observation.prompt
+        told["tools"] = [tool.name for tool in await env.list_tools()]
+        told["schema"] = (await env.get_tool("echo")).input_schema["type"]
+        told["has"] = [await env.has_tool("echo"), await env.has_tool("hidden")]
+        told["echo"] = await env.call_tool("echo", text="hi")
+        told["denied"] = await env.call_tool("write", path="/workspace/.env", content="x")
+        try:
+            await env.call_tool("no_such_tool")
+        except RuntimeError as error:
+            told["unknown"] = str(error)
+        await env.call_tool("write", path="README.md", content="The echo pack's workspace.")
+        told["steps"] = (await env.state()).step_count
+        told["submitted"] = await env.call_tool("submit", answer="done")
+        told["again"] = (await env.reset()).done
+    return told
+
+
+def play_sync():
+    env = MCPToolClient(base_url=URL + "/packs/echo").sync()
+    with env:
+        env.reset()
+        return [len(env.list_tools()) > 0, env.call_tool("echo", text="hi")]
+
+
+print(json.dumps({"async": asyncio.run(play()), "sync": play_sync()}))
+"""
+
+
+async def test_the_tool_client_lists_and_calls_tools_in_its_own_session(tmp_path: Path) -> None:
+    python = await anyio.to_thread.run_sync(client_venv, "openenv", REQUIREMENTS)
+    async with env_server(tmp_path) as server:
+        told = json.loads(await anyio.to_thread.run_sync(run_client, python, TOOL_CALLER, server.url))
+        assert server.gateway.readiness().detail["sessions"] == 0
+    played = told["async"]
+    assert played["start"].startswith("Fix the typo")
+    assert {"echo", "write", "submit"} <= set(played["tools"])
+    assert (played["schema"], played["has"]) == ("object", [True, False])
+    assert played["echo"] == "hi"
+    assert "no-secret-files" in played["denied"]
+    assert "no_such_tool" in played["unknown"]
+    assert played["steps"] == 4
+    assert played["submitted"] == "submitted"
+    assert played["again"] is False
+    assert told["sync"] == [True, "hi"]
+
+
+VALIDATOR = r"""
+import json, sys
+from openenv.cli._validation import validate_running_environment
+
+print(json.dumps([validate_running_environment(url, timeout_s=20.0) for url in sys.argv[1:]]))
+"""
+
+
+async def test_the_stock_validator_passes_every_criterion_at_the_root_and_under_the_pack(
+    tmp_path: Path,
+) -> None:
+    python = await anyio.to_thread.run_sync(client_venv, "openenv", REQUIREMENTS)
+    async with env_server(tmp_path) as server:
+        urls = (server.url, f"{server.url}/packs/echo")
+        reports = json.loads(await anyio.to_thread.run_sync(run_client, python, VALIDATOR, *urls))
+    for report in reports:
+        assert report["summary"]["failed_criteria"] == []
+        assert report["summary"]["passed_count"] == report["summary"]["total_count"] == 6
+        assert (report["passed"], report["mode"]) == (True, "simulation")
+        assert report["standard_profile"] == "openenv-http/1.x"

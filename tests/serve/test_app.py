@@ -54,7 +54,7 @@ async def test_in_deployment_there_is_no_training_route_by_any_name(tmp_path: Pa
         for prefix in ("", "/packs/echo"):
             for route in ("reset", "step"):
                 assert (await http.post(f"{prefix}/{route}", json={})).status_code == 404
-            for route in ("state", "schema", "metadata", "ws"):
+            for route in ("state", "ws", "list_environments", "echo/splits"):
                 assert (await http.get(f"{prefix}/{route}")).status_code == 404
 
 
@@ -78,7 +78,7 @@ async def test_training_needs_the_role_of_an_orchestrator_and_mcp_that_of_an_age
     identity = people(trainer="orchestrator", bot="agent")
     async with http_of(tmp_path, "echo", training=True, identity=identity) as (http, _):
         asked = [
-            (await http.post(path, json={}, headers=headers)).status_code
+            (await http.post(path, json={"jsonrpc": "2.0"}, headers=headers)).status_code
             for path in ("/reset", "/mcp")
             for headers in ({}, bearer("bot"), bearer("trainer"))
         ]

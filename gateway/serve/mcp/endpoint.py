@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 import anyio
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -113,7 +114,20 @@ class McpEndpoint:
     async def _listen(self, scope: Scope, session_id: str, receive: Receive, send: Send) -> None:
         """Serve a stream on which the client only listens; it ends with its session."""
         binding = self._bindings.of(session_id, principal_of(scope))
-        await serve_until_ended(self._serve, binding.streams, scope, receive, send)
+        listens = False
+
+        async def note(message: Message) -> None:
+            nonlocal listens
+            await send(message)
+            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.OK:
+                listens = True
+                binding.listening.set()
+
+        try:
+            await serve_until_ended(self._serve, binding.streams, scope, receive, note)
+        finally:
+            if listens:  # a second stream is refused, and ends nothing
+                binding.listening = anyio.Event()
 
     async def _delete(self, scope: Scope, session_id: str, receive: Receive, send: Send) -> None:
         """End a session; the answer comes once its sandboxes are gone and its place is free."""

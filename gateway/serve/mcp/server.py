@@ -32,6 +32,7 @@ from gateway.runtime.sessions import new_call_id
 from gateway.serve.identity import principal_of
 from gateway.serve.mcp.directory import Directory
 from gateway.serve.mcp.envelope import end_to_end_meta, is_modern, result_envelope
+from gateway.serve.mcp.prompting import DeferredPrompt, prompt_of
 from gateway.serve.mcp.sessions import Bindings, RequestContext, Sessions, connection_of, scope_of
 
 __all__ = ["REFUSAL", "build_server"]
@@ -52,7 +53,8 @@ def build_server(
     server: Server[Any] = Server(
         "sandgate", version=__version__, get_tool_input_schema=directory.input_schema
     )
-    front = _ToolFront(gateway, directory, sessions, cast("JsonObject", server.server_info_stamp))
+    stamp = cast("JsonObject", server.server_info_stamp)
+    front = _ToolFront(gateway, directory, sessions, stamp, bindings)
     routes: dict[str, _Route] = {"tools/list": front.list_tools, "tools/call": front.call_tool}
     # Registered for the capabilities the SDK announces; the middleware answers before they are reached.
     server.add_request_handler("tools/list", PaginatedRequestParams, lambda ctx, _: front.list_tools(ctx))
@@ -111,12 +113,18 @@ class _ToolFront:
     """`tools/list` and `tools/call` over raw parameters."""
 
     def __init__(
-        self, gateway: Gateway, directory: Directory, sessions: Sessions, server_info: JsonObject
+        self,
+        gateway: Gateway,
+        directory: Directory,
+        sessions: Sessions,
+        server_info: JsonObject,
+        bindings: Bindings | None,
     ) -> None:
         self._gateway = gateway
         self._directory = directory
         self._sessions = sessions
         self._server_info = server_info
+        self._bindings = bindings
 
     async def list_tools(self, ctx: RequestContext) -> JsonObject:
         """Return what the caller's policy shows of every pack, in the packs' order and all at once."""
@@ -135,9 +143,11 @@ class _ToolFront:
         pack, tool = self._directory.find(name)
         session = await self._sessions.of(ctx, pack)
         call = ToolCall(new_call_id(), tool, arguments, Front.MCP, end_to_end_meta(meta))
-        outcome = await self._gateway.call(session, call)
+        prompt = prompt_of(ctx, self._bindings)
+        outcome = await self._gateway.call(session, call, prompt)
         _raise_protocol_error(name, outcome)
-        return self._enveloped(ctx, tool_result(outcome))
+        result = self._enveloped(ctx, tool_result(outcome))
+        return prompt.input_required(result, outcome) if isinstance(prompt, DeferredPrompt) else result
 
     def _enveloped(self, ctx: RequestContext, result: JsonObject, *, listing: bool = False) -> JsonObject:
         return result_envelope(

@@ -102,12 +102,16 @@ class Sessions:
 
 @dataclass(slots=True, eq=False)
 class Binding:
-    """A minted session id: whose it is, what it is busy with. `closed` is set once all of it ended."""
+    """A minted session id: whose it is, what it is busy with.
+
+    `closed` is set once all of it ended, `listening` while its client listens to what the server asks.
+    """
 
     principal: Principal
     in_flight: set[str] = field(default_factory=set[str])
     streams: OpenRequests = field(default_factory=OpenRequests)
     closed: anyio.Event = field(default_factory=anyio.Event)
+    listening: anyio.Event = field(default_factory=anyio.Event)
 
     @contextmanager
     def answering(self, request_id: str | None) -> Generator[None]:

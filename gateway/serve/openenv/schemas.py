@@ -9,8 +9,9 @@ __all__ = ["schemas"]
 
 
 def schemas() -> JsonObject:
-    """Return `{action, observation, state}`."""
-    return {"action": _action(), "observation": _observation(), "state": _state()}
+    """Return `{action, observation, reset_observation, state}`."""
+    seen = _observation()
+    return {"action": _action(), "observation": seen, "reset_observation": seen, "state": _state()}
 
 
 def _object(

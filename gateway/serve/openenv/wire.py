@@ -1,5 +1,14 @@
 """The words of the environment contract: frames and bodies in, frames out. Translates, decides nothing.
 
+    {"type":"reset","data":{seed?,episode_id?,task?,split?,index?}}  -> {"type":"observation","data":STEP}
+    {"type":"step","data":ACTION}                                    -> {"type":"observation","data":STEP}
+    {"type":"state"}                   -> {"type":"state","data":{episode_id,step_count,...}}
+    {"type":"mcp","data":JSONRPC}      -> {"type":"mcp","data":JSONRPC}
+    {"type":"close"}                   -> nothing; anything else -> {"type":"error","data":{message,code}}
+
+`STEP` is `{observation,reward,done,metadata}`; HTTP bodies are the `data` of frames, a step's is
+`{action,timeout_s?,request_id?}`.
+
 Everything that arrives passes the strict JSON gate and one of these models; what does not fit is a
 `WireError` that says where and leaves the session alone.
 """
@@ -15,12 +24,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gateway.core.episode import Action, CallTool, ListTools, StepResult, Submit
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import JsonLimits, StrictJsonError, dumps, loads
+from gateway.core.task_choice import NoSuchTask, ResetRequest
 from gateway.errors import ClientError, LedgerError, SandgateError, TooManySessions
-from gateway.runtime.episodes import NoSuchTask, ResetRequest
 
 __all__ = [
     "Close",
     "ErrorCode",
+    "FieldsModel",
     "Frame",
     "Mcp",
     "Reset",
@@ -37,6 +47,7 @@ __all__ = [
     "parse_reset",
     "parse_step_body",
     "state_frame",
+    "validated",
 ]
 
 
@@ -106,7 +117,7 @@ class _Closed(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-class _Open(BaseModel):
+class FieldsModel(BaseModel):
     """Further fields are an environment's own affair, says the contract: ours has none and ignores them."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
@@ -117,7 +128,7 @@ class _Envelope(_Closed):
     data: _Object = Field(default_factory=dict)
 
 
-class _ResetData(_Open):
+class _ResetData(FieldsModel):
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     episode_id: _Name | None = None
     task: _Name | None = None
@@ -143,7 +154,7 @@ class _Submit(_Closed):
     metadata: _Object = Field(default_factory=dict)
 
 
-class _StepData(_Open):
+class _StepData(FieldsModel):
     action: _Object
     timeout_s: Annotated[float, Field(gt=0, strict=False)] | None = None
     request_id: Annotated[str, Field(max_length=255)] | None = None
@@ -182,7 +193,7 @@ def _frame(kind: str, value: JsonObject) -> Frame:
         raise WireError(ErrorCode.VALIDATION_ERROR, f"a {kind!r} frame has no field but 'type'")
     if kind in ("step", "mcp") and "data" not in value:
         raise WireError(ErrorCode.VALIDATION_ERROR, f"a {kind!r} frame has 'data'")
-    data = _validated(_Envelope, value).data
+    data = validated(_Envelope, value).data
     match kind:
         case "reset":
             return Reset(parse_reset(data))
@@ -200,20 +211,20 @@ def parse_reset(data: JsonObject) -> ResetRequest:
         raise WireError(
             ErrorCode.VALIDATION_ERROR, "resetting to a snapshot is not supported in this version"
         )
-    return ResetRequest(**_validated(_ResetData, data).model_dump())
+    return ResetRequest(**validated(_ResetData, data).model_dump())
 
 
 def parse_action(data: JsonObject) -> Action:
     """Return an action; without a `type` it is a tool call, the contract's default. Raises `WireError`."""
     match data.get("type", "call_tool"):
         case "list_tools":
-            _validated(_ListTools, data)
+            validated(_ListTools, data)
             return ListTools()
         case "call_tool":
-            call = _validated(_CallTool, data)
+            call = validated(_CallTool, data)
             return CallTool(call.tool_name, call.arguments)
         case "submit":
-            return Submit(_validated(_Submit, data).answer)
+            return Submit(validated(_Submit, data).answer)
         case other:
             known = "list_tools, call_tool, submit"
             message = f"no action of type {str(other)[:64]!r} in this version; there are: {known}"
@@ -222,11 +233,12 @@ def parse_action(data: JsonObject) -> Action:
 
 def parse_step_body(body: JsonObject) -> StepBody:
     """Return the body of an HTTP step; raises `WireError`."""
-    step = _validated(_StepData, body)
+    step = validated(_StepData, body)
     return StepBody(parse_action(step.action), step.timeout_s)
 
 
-def _validated(model: type[_Model], value: JsonObject) -> _Model:
+def validated(model: type[_Model], value: JsonObject) -> _Model:
+    """Return `value` as a model; raises `WireError` that says where it does not fit."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -264,15 +276,9 @@ def state_frame(state: JsonObject) -> JsonObject:
     return {"type": "state", "data": state}
 
 
-def mcp_frame(message: JsonObject) -> JsonObject:
-    """Return the answer to JSON-RPC inside a frame: this version has it at the pack's `/mcp` only."""
-    error: JsonObject = {
-        "code": -32601,
-        "message": "JSON-RPC in frames is not supported in this version: use /mcp",
-    }
-    request_id = message.get("id")
-    told = request_id if isinstance(request_id, str | int) and not isinstance(request_id, bool) else None
-    return {"type": "mcp", "data": {"jsonrpc": "2.0", "id": told, "error": error}}
+def mcp_frame(response: JsonObject) -> JsonObject:
+    """Return the frame around a JSON-RPC response."""
+    return {"type": "mcp", "data": response}
 
 
 def error_frame(error: SandgateError) -> tuple[JsonObject, bool]:

@@ -2,6 +2,7 @@
 
 Whatever a client sends, it is told what was wrong with it: a frame that cannot be understood leaves
 the session as it was, and where the session cannot go on, the reason is sent before the close.
+`gateway.serve.openenv.wire` has the frames, `gateway.serve.openenv.rpc` what an `mcp` frame may ask.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from gateway.core.json_types import JsonObject
 from gateway.core.strict_json import JsonLimits
 from gateway.errors import ClientError, SandgateError, TooManySessions
 from gateway.runtime.episodes import Episodes, EpisodeSession
-from gateway.serve.identity import principal_of
+from gateway.serve.openenv.lobby import Inbox, Lobby
+from gateway.serve.openenv.rpc import RpcDialect
 from gateway.serve.openenv.wire import (
     Close,
     ErrorCode,
@@ -52,15 +54,15 @@ class EnvSocket:
     """The WebSocket endpoint of one pack."""
 
     def __init__(self, episodes: Episodes, pack: str, limits: JsonLimits) -> None:
-        self._episodes = episodes
-        self._pack = pack
+        self._lobby = Lobby(episodes, pack)
+        self._rpc = RpcDialect(episodes, pack)
         self._limits = limits
 
     async def serve(self, socket: WebSocket) -> None:
         """Talk until either side ends it. `?session_id=` attaches to an open session of this principal."""
         await socket.accept()
         try:
-            await self._hold(socket)
+            await self._hold(Inbox(socket))
         except WebSocketDisconnect:
             return
         except _Over as over:
@@ -74,49 +76,44 @@ class EnvSocket:
                 await socket.close(_INTERNAL_ERROR, "internal error")
             raise  # for the server to log
 
-    async def _hold(self, socket: WebSocket) -> None:
-        wanted = socket.query_params.get("session_id")
+    async def _hold(self, inbox: Inbox) -> None:
         try:
-            async with self._episodes.held(self._pack, principal_of(socket.scope), wanted) as session:
-                await self._converse(socket, session)
-        except (
-            ClientError
-        ) as error:  # of the holding only: what happens in the conversation is answered there
+            async with self._lobby.session(inbox) as session:
+                await self._converse(inbox, session)
+        except ClientError as error:
+            # Of the holding only: what happens in the conversation is answered there.
             raise _refused(error) from None
-        await socket.close()
+        with suppress(WebSocketDisconnect):
+            await inbox.socket.close()
 
-    async def _converse(self, socket: WebSocket, session: EpisodeSession) -> None:
+    async def _converse(self, inbox: Inbox, session: EpisodeSession) -> None:
         while True:
             try:
-                frame = parse_frame(await _next_text(socket), self._limits)
+                frame = parse_frame(await _next_text(inbox), self._limits)
                 if isinstance(frame, Close):
                     return
-                answer = await _answer(session, frame)
+                answer = await self._answer(session, frame)
             except SandgateError as error:
                 answer, fatal = error_frame(error)
                 if fatal:
                     raise _Over(error, answer, _close_code(error)) from None
-            await _say(socket, answer)
+            await _say(inbox.socket, answer)
+
+    async def _answer(self, session: EpisodeSession, frame: Frame) -> JsonObject:
+        match frame:
+            case Reset(wanted):
+                return observation_frame(await session.reset(wanted))
+            case Step(action):
+                return observation_frame(await session.step(action))
+            case Mcp(message):
+                return mcp_frame(await self._rpc.answer(message, session.principal, session))
+            case _:
+                return state_frame(await session.state())
 
 
-async def _answer(session: EpisodeSession, frame: Frame) -> JsonObject:
-    match frame:
-        case Reset(wanted):
-            return observation_frame(await session.reset(wanted))
-        case Step(action):
-            return observation_frame(await session.step(action))
-        case Mcp(message):
-            return mcp_frame(message)
-        case _:
-            return state_frame(await session.state())
-
-
-async def _next_text(socket: WebSocket) -> str:
-    message = await socket.receive()
-    if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message.get("code", 1005))
-    text = message.get("text")
-    if not isinstance(text, str):
+async def _next_text(inbox: Inbox) -> str:
+    text = await inbox.text()
+    if text is None:
         raise WireError(ErrorCode.INVALID_JSON, "frames are JSON text; this one is binary")
     return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,7 +18,17 @@ from gateway.runtime.gateway import GatewaySettings
 from gateway.serve.gate import GateLimits
 from tests.support.env_serving import TRAINING, EnvServer, env_server, people
 
-ORCHESTRATION_PATHS = ("/reset", "/step", "/state", "/ws")
+ORCHESTRATION_PATHS = (
+    "/reset",
+    "/step",
+    "/state",
+    "/ws",
+    "/batch/reset",
+    "/batch/step",
+    "/list_environments",
+    "/echo/splits",
+    "/echo/tasks",
+)
 ECHO = {"type": "call_tool", "tool_name": "echo", "arguments": {"text": "hi"}}
 
 
@@ -51,8 +62,39 @@ async def test_health_metadata_and_schema_answer_at_the_root_and_under_the_pack(
             assert told["version"] == "1.0.0"
             schema = (await http.get(f"{prefix}/schema")).json()
             assert schema["action"]["title"] == "CallToolAction"
-            for part in ("action", "observation", "state"):
+            for part in ("action", "observation", "reset_observation", "state"):
                 jsonschema_rs.validator_for(schema[part])
+
+
+@pytest.mark.parametrize(("mode", "playable"), [("training", True), ("deployment", False)])
+async def test_the_openapi_document_lists_episodes_exactly_where_they_can_be_played(
+    tmp_path: Path, mode: Any, playable: bool
+) -> None:
+    async with serving(tmp_path, settings=GatewaySettings(mode=mode)) as (http, _):
+        for prefix in ("", "/packs/echo"):
+            told = (await http.get(f"{prefix}/openapi.json")).json()
+            assert told["info"]["title"] == "echo"
+            assert told["info"]["version"].startswith("1.")
+            assert told["servers"] == [{"url": prefix or "/"}]
+            for path in ("/reset", "/step", "/state", "/batch/reset", "/batch/step", "/{env}/task"):
+                assert (path in told["paths"]) is playable
+            assert {"/health", "/metadata", "/schema", "/mcp"} <= told["paths"].keys()
+            for path in ("metadata", "schema", "health"):
+                assert (await http.get(f"{prefix}/{path}")).status_code == 200
+
+
+async def test_every_reference_in_the_openapi_document_leads_somewhere(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (http, _):
+        text = (await http.get("/openapi.json")).text
+    parts = json.loads(text)["components"]["schemas"]
+    named = set(re.findall(r'"#/components/schemas/(\w+)"', text))
+    assert named <= parts.keys()
+
+
+async def test_with_two_packs_the_root_describes_none_of_them(tmp_path: Path) -> None:
+    async with serving(tmp_path, packs=("one", "two")) as (http, _):
+        assert (await http.get("/openapi.json")).status_code == 404
+        assert (await http.get("/packs/two/openapi.json")).json()["info"]["title"] == "two"
 
 
 async def test_everything_that_is_observed_fits_the_told_schemas(tmp_path: Path) -> None:

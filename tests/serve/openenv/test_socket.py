@@ -16,6 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from gateway.errors import SandboxError
+from gateway.runtime.episodes import EpisodeSettings
 from gateway.runtime.gateway import GatewaySettings
 from tests.support.env_serving import TRAINING, EnvServer, env_server, people
 
@@ -117,12 +118,19 @@ async def test_a_giant_frame_closes_readably_and_harms_nobody_else(tmp_path: Pat
         assert (await ask(other, STATE))["data"]["episode_id"] == "mine"
 
 
-async def test_json_rpc_in_a_frame_is_answered_as_such(tmp_path: Path) -> None:
+async def test_json_rpc_in_a_frame_is_of_the_sockets_own_session(tmp_path: Path) -> None:
+    def rpc(method: str, **params: Any) -> dict[str, Any]:
+        return {"type": "mcp", "data": {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}}
+
     async with dialled(tmp_path) as socket:
-        answer = await ask(
-            socket, {"type": "mcp", "data": {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}}
-        )
-        assert (answer["type"], answer["data"]["error"]["code"]) == ("mcp", -32601)
+        listed = await ask(socket, rpc("tools/list"))
+        assert (listed["type"], listed["data"]["id"]) == ("mcp", 1)
+        assert "inputSchema" in listed["data"]["result"]["tools"][0]
+        called = await ask(socket, rpc("tools/call", name="echo", arguments={"text": "hi"}))
+        assert called["data"]["result"]["data"] == "hi"
+        assert (await ask(socket, STATE))["data"]["step_count"] == 1
+        assert (await ask(socket, rpc("dance")))["data"]["error"]["code"] == -32601
+        assert (await ask(socket, {"type": "mcp", "data": {}}))["data"]["error"]["code"] == -32600
 
 
 async def test_closing_ends_the_session_and_its_sandboxes(tmp_path: Path) -> None:
@@ -134,14 +142,46 @@ async def test_closing_ends_the_session_and_its_sandboxes(tmp_path: Path) -> Non
         assert server.gateway.readiness().detail["sessions"] == 0
 
 
-async def test_a_dropped_connection_ends_the_session(tmp_path: Path) -> None:
+async def dropped(server: EnvServer) -> str:
+    """Start an episode on a socket, take a step, drop the connection; return the session's id."""
+    async with dial(server) as socket:
+        start = await ask(socket, {"type": "reset", "data": {"episode_id": "mine"}})
+        await ask(socket, ECHO)
+        socket.transport.abort()
+        return start["data"]["metadata"]["session_id"]
+
+
+async def test_a_dropped_connection_keeps_its_session_for_whoever_comes_back_with_its_id(
+    tmp_path: Path,
+) -> None:
+    async with env_server(tmp_path) as server:
+        session_id = await dropped(server)
+        async with dial(server, f"/ws?session_id={session_id}") as socket:
+            state = (await ask(socket, STATE))["data"]
+            assert (state["episode_id"], state["step_count"]) == ("mine", 1)
+            assert (await ask(socket, ECHO))["data"]["metadata"]["step"] == 2
+            await socket.send(json.dumps({"type": "close"}))
+            await closed(socket)
+        with anyio.fail_after(5):
+            await none_left(server)
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.1])
+async def test_a_dropped_session_that_nobody_comes_back_for_ends(tmp_path: Path, grace: float) -> None:
+    async with env_server(tmp_path, playing=EpisodeSettings(grace=grace)) as server:
+        session_id = await dropped(server)
+        with anyio.fail_after(5):
+            await none_left(server)
+        async with dial(server, f"/ws?session_id={session_id}") as socket:
+            assert json.loads(await socket.recv())["data"]["code"] == "SESSION_ERROR"
+
+
+async def test_an_orderly_end_leaves_nothing_behind(tmp_path: Path) -> None:
     async with env_server(tmp_path) as server:
         async with dial(server) as socket:
             await ask(socket, ECHO)
-            socket.transport.abort()
         with anyio.fail_after(5):
             await none_left(server)
-        assert server.gateway.readiness().detail["sessions"] == 0
 
 
 async def none_left(server: EnvServer) -> None:
@@ -150,9 +190,48 @@ async def none_left(server: EnvServer) -> None:
         await anyio.sleep(0.01)
 
 
-async def test_a_full_gateway_says_so_and_closes(tmp_path: Path) -> None:
+ONE = replace(TRAINING, max_sessions=1)
+
+
+async def test_at_capacity_a_socket_waits_for_its_turn(tmp_path: Path) -> None:
     async with (
-        env_server(tmp_path, settings=replace(TRAINING, max_sessions=1)) as server,
+        env_server(tmp_path, settings=ONE) as server,
+        dial(server) as first,
+        dial(server) as second,
+    ):
+        await ask(first, ECHO)
+        await second.send(json.dumps(ECHO))
+        await first.send(json.dumps({"type": "close"}))
+        await closed(first)
+        with anyio.fail_after(10):
+            assert json.loads(await second.recv())["type"] == "observation"
+
+
+async def test_who_leaves_the_line_takes_no_place(tmp_path: Path) -> None:
+    playing = EpisodeSettings(queue=1)
+    async with env_server(tmp_path, settings=ONE, playing=playing) as server, dial(server) as first:
+        await ask(first, ECHO)
+        async with dial(server):
+            await anyio.lowlevel.checkpoint()
+        async with dial(server) as third:  # the line has one place, and it is free again
+            await first.send(json.dumps({"type": "close"}))
+            assert (await ask(third, ECHO))["type"] == "observation"
+
+
+async def test_the_wait_for_a_place_is_bounded(tmp_path: Path) -> None:
+    playing = EpisodeSettings(queue_seconds=0.05)
+    async with (
+        env_server(tmp_path, settings=ONE, playing=playing) as server,
+        dial(server) as first,
+        dial(server) as second,
+    ):
+        assert json.loads(await second.recv())["data"]["code"] == "CAPACITY_REACHED"
+        assert (await ask(first, ECHO))["type"] == "observation"
+
+
+async def test_a_full_gateway_with_a_full_line_says_so_and_closes(tmp_path: Path) -> None:
+    async with (
+        env_server(tmp_path, settings=ONE, playing=EpisodeSettings(queue=0)) as server,
         dial(server) as first,
         dial(server) as second,
     ):

@@ -1,0 +1,183 @@
+"""One caller's place to play episodes: each reset ends the gateway session under it and opens another.
+
+Who holds it, and when nobody does any more, is kept here; who may have one is said by
+`gateway.runtime.episodes`. Decides nothing on a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from gateway.core.calls import Principal
+from gateway.core.episode import Action, StepResult
+from gateway.core.json_types import JsonObject
+from gateway.core.task_choice import ResetRequest, choose_task
+from gateway.errors import ClientError, UnknownSession
+from gateway.runtime.episode_run import EpisodeRun
+from gateway.runtime.served_pack import ServedPack
+
+if TYPE_CHECKING:
+    from gateway.runtime.episodes import Episodes
+
+__all__ = ["EpisodeGone", "EpisodeSession"]
+
+_HANDOVER_SECONDS = 1.0
+"""How long a connection waits for the one before it to be noticed gone."""
+
+
+class EpisodeGone(ClientError):
+    """The episode was idle for too long and its sandboxes are gone; the session can start another."""
+
+    status = 410
+
+    def __init__(self) -> None:
+        super().__init__("the episode was idle for too long and has ended: reset to start another")
+
+
+class EpisodeSession:
+    """One caller's place to play episodes, one after the other. Calls on it queue.
+
+    `kept`: it outlives the connections that hold it. `closing`: it ends when its holder leaves.
+    """
+
+    def __init__(
+        self, episodes: Episodes, pack: ServedPack, principal: Principal, session_id: str, *, kept: bool
+    ) -> None:
+        self.id = session_id
+        self.pack = pack
+        self.principal = principal
+        self.kept = kept
+        self.closing = False
+        self.attached = False
+        self._closed = False
+        self._left = anyio.Event()
+        self._given_up_at: float | None = None
+        self._last_used = episodes.gateway.clock.monotonic()
+        self._episodes = episodes
+        self._run: EpisodeRun | None = None
+        self._turn = anyio.Lock()
+
+    # -- holding
+
+    @property
+    def stale(self) -> bool:
+        """Whether it is closed, or nobody holds it and its time is over: dropped, unused, or idle."""
+        if self._closed:
+            return True
+        if self.attached or self._turn.locked():
+            return False
+        now = self._episodes.gateway.clock.monotonic()
+        if self._given_up_at is not None and now >= self._given_up_at:
+            return True
+        if self._run is None:
+            return now - self._last_used >= self._episodes.gateway.settings.session_idle
+        return self._run.session.closed
+
+    @property
+    def open_below(self) -> bool:
+        """Whether the gateway still holds sandboxes for it."""
+        return self._run is not None and not self._run.session.closed
+
+    @property
+    def playing(self) -> bool:
+        """Whether an episode was started that somebody could go on with."""
+        return self._run is not None
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncGenerator[None]:
+        """Hold it for one connection; raises `ClientError` if another one does and stays."""
+        if self.attached:
+            with anyio.move_on_after(_HANDOVER_SECONDS):
+                await self._left.wait()
+        if self.attached:
+            raise ClientError("another connection holds this session: close that one first")
+        self.attached, self._given_up_at, self._left = True, None, anyio.Event()
+        try:
+            yield
+        finally:
+            self.attached = False
+            self._left.set()
+
+    def give_up_after(self, seconds: float) -> None:
+        """End it in so many seconds unless somebody uses it before."""
+        self._given_up_at = self._episodes.gateway.clock.monotonic() + seconds
+
+    # -- playing
+
+    async def reset(self, wanted: ResetRequest | None = None) -> StepResult:
+        """Start another episode in a pristine workspace; what the last one left is gone.
+
+        Raises `NoSuchTask` (the last episode goes on), `TooManySessions`, `ShuttingDown` or `SandboxError`.
+        """
+        async with self._turn:
+            run = await self._start(wanted or ResetRequest())
+            with self._in_use(run):
+                return await run.opened()
+
+    async def step(self, action: Action, seconds: float | None = None) -> StepResult:
+        """Take one step; without a reset before it, the default task is started first.
+
+        Raises `EpisodeOver`, `EpisodeGone`, and what `reset` and `Gateway.call` raise.
+        """
+        async with self._turn:
+            run = self._run or await self._start(ResetRequest())
+            with self._in_use(run):
+                return await run.step(action, seconds)
+
+    async def tools(self) -> list[JsonObject]:
+        """Return the MCP definitions of the tools as the policy shows them; that is no step.
+
+        Starts the default task where there was no reset. Raises what `step` raises.
+        """
+        async with self._turn:
+            run = self._run or await self._start(ResetRequest())
+            with self._in_use(run):
+                return run.tools()
+
+    async def state(self) -> JsonObject:
+        """Return `{episode_id, step_count, ...}`; without an episode, a null id and no steps."""
+        async with self._turn:
+            if self._run is None:
+                return {"episode_id": None, "step_count": 0}
+            with self._in_use(self._run):
+                return await self._run.shown()
+
+    async def aclose(self) -> None:
+        """End the episode and give the place back. Idempotent, shielded."""
+        self._closed = True
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._end()
+            finally:
+                self._episodes.forget(self)
+
+    async def _start(self, wanted: ResetRequest) -> EpisodeRun:
+        if self._closed:
+            raise UnknownSession(self.id)
+        choose_task(self.pack.pack.tasks, wanted)  # a mistaken reset costs nobody their episode
+        await self._end()
+        self._run = await self._episodes.run(self, wanted)
+        return self._run
+
+    async def _end(self) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            await self._episodes.gateway.close_session(run.session)
+
+    @contextmanager
+    def _in_use(self, run: EpisodeRun) -> Generator[None]:
+        """Keep the gateway from ending the session for idleness meanwhile; raises `EpisodeGone` if it has."""
+        session, clock = run.session, run.gateway.clock
+        if session.closed:
+            raise EpisodeGone
+        self._given_up_at = None
+        session.in_flight += 1
+        try:
+            yield
+        finally:
+            session.in_flight -= 1
+            session.last_used = self._last_used = clock.monotonic()

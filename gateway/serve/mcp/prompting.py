@@ -1,0 +1,151 @@
+"""Puts an approval to the user of the calling client: translates, and leaves to the queue what it is worth.
+
+With sessions (legacy): `elicitation/create` on the stream the client listens to, while its call waits.
+Without (modern): the call ends as `input_required`; made again, it brings the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from mcp.server.session import ServerSession
+from mcp.shared.exceptions import MCPError
+from mcp_types import ClientCapabilities
+from pydantic import ValidationError
+
+from gateway.core.calls import Denied, Outcome
+from gateway.core.decisions import DecisionCode
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.runtime.approvals import Approval
+from gateway.serve.identity import principal_of
+from gateway.serve.mcp.envelope import is_modern
+from gateway.serve.mcp.sessions import Binding, Bindings, RequestContext, connection_of, scope_of
+
+__all__ = ["MAX_QUESTION", "DeferredPrompt", "ElicitingPrompt", "prompt_of", "question", "verdict"]
+
+logger = logging.getLogger(__name__)
+
+MAX_QUESTION = 4_000
+"""Characters of the longest question that is put to a user: what does not fit is not approved unseen."""
+_KEY = "approval"
+_SCHEMA: Final[JsonObject] = {
+    "type": "object",
+    "properties": {"decision": {"type": "string", "title": "Decision", "enum": ["approve", "deny"]}},
+    "required": ["decision"],
+}
+
+
+def prompt_of(ctx: RequestContext, bindings: Bindings | None) -> ElicitingPrompt | DeferredPrompt | None:
+    """Return the way to the caller's user, `None` where the client did not say that there is one."""
+    if not _elicits(ctx.session.client_capabilities):
+        return None
+    if is_modern(ctx.protocol_version):
+        return DeferredPrompt(ctx.params or {})
+    session_id, scope = connection_of(ctx).session_id, scope_of(ctx)
+    if bindings is None or session_id is None or scope is None:
+        return ElicitingPrompt(ctx.session)
+    return ElicitingPrompt(ctx.session, bindings.of(session_id, principal_of(scope)))
+
+
+def _elicits(capabilities: ClientCapabilities | None) -> bool:
+    asked = None if capabilities is None else capabilities.elicitation
+    # An empty capability means forms, as it did when there was nothing else.
+    return asked is not None and (asked.form is not None or asked.url is None)
+
+
+class ElicitingPrompt:
+    """Asks while the call waits. A request reaches a client with a `binding` while it listens."""
+
+    waits = True
+
+    def __init__(self, session: ServerSession, binding: Binding | None = None) -> None:
+        self._session = session
+        self._binding = binding
+
+    async def ask(self, approval: Approval) -> bool | None:
+        """Return the user's answer; `None` if the dialog was closed or could not be shown."""
+        message = question(approval)
+        if message is None:
+            return None
+        if self._binding is not None:
+            await self._binding.listening.wait()
+        try:
+            result = await self._session.elicit_form(message, _SCHEMA)
+        except (MCPError, ValidationError) as error:
+            logger.warning("the client could not be asked for approval %s: %s", approval.id, error)
+            return None
+        return verdict(result.model_dump(by_alias=True))
+
+
+class DeferredPrompt:
+    """Asks by the call's result, and reads the answer from the parameters of the call that follows."""
+
+    waits = False
+
+    def __init__(self, params: Mapping[str, JsonValue]) -> None:
+        responses = params.get("inputResponses")
+        self._answered = params.get("requestState")
+        self._answer = responses.get(_KEY) if isinstance(responses, dict) else None
+        self._asked: tuple[str, str] | None = None
+
+    async def ask(self, approval: Approval) -> bool | None:
+        """Return the answer that this call brings to this very approval, if it brings one."""
+        if self._answered == approval.id:
+            return verdict(self._answer)
+        message = question(approval)
+        if message is not None:
+            self._asked = (approval.id, message)
+        return None
+
+    def input_required(self, result: JsonObject, outcome: Outcome) -> JsonObject:
+        """Return `result`, or in its place the question, where the call waits for its answer.
+
+        The approval's id is the state: it is bound to principal, tool and arguments, and names nothing to
+        anybody else.
+        """
+        pending = isinstance(outcome, Denied) and outcome.decision.code is DecisionCode.APPROVAL_PENDING
+        if not pending or self._asked is None:
+            return result
+        approval, message = self._asked
+        params: JsonObject = {"mode": "form", "message": message, "requestedSchema": _SCHEMA}
+        return {
+            "resultType": "input_required",
+            "inputRequests": {_KEY: {"method": "elicitation/create", "params": params}},
+            "requestState": approval,
+            "_meta": result.get("_meta"),
+        }
+
+
+def question(approval: Approval) -> str | None:
+    """Return what the user is asked, `None` where it is too long to be read.
+
+    Nothing in it can hide: what does not print is escaped.
+    """
+    request = approval.request
+    tool = f"{request.tool.server}.{request.tool.tool}"
+    arguments = json.dumps(request.arguments, ensure_ascii=False)
+    lines = (
+        f"{request.principal.name} wants to call {tool}. Let it run, once, with exactly these arguments?",
+        arguments,
+        f"Rule {request.decision.rule!r} asks: {request.decision.reason}",
+    )
+    text = "\n".join(map(_printable, lines))
+    return text if len(text) <= MAX_QUESTION else None
+
+
+def verdict(answer: JsonValue) -> bool | None:
+    """Return what an elicitation's result says: yes, no, or `None` for neither."""
+    match answer:
+        case {"action": "accept", "content": {"decision": "approve"}}:
+            return True
+        case {"action": "decline"} | {"action": "accept", "content": {"decision": "deny"}}:
+            return False
+        case _:
+            return None
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else f"\\u{{{ord(char):x}}}" for char in text)
