@@ -33,7 +33,7 @@ types: prepare ## pyright, strict
 	@$(BIN)/pyright
 
 bench: prepare ## tools/call through the gateway against its peers, in one run
-	@$(BIN)/python benchmarks/tools_call.py
+	@$(BIN)/python -m benchmarks.mcp $(ARGS)
 
 lock: prepare ## pin what is in .venv now
 	@scripts/lock

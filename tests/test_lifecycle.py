@@ -10,9 +10,10 @@ from pathlib import Path
 
 import anyio
 import httpx2
+import pytest
 
 from gateway.runtime.audit import verify
-from tests.support.gateways import copy_pack
+from tests.support.gateways import copy_pack, discreet_pack
 from tests.support.mcp_http import LEGACY, RawMcp, texts
 from tests.support.processes import Served, serving
 
@@ -56,8 +57,10 @@ def gone_within(processes: set[tuple[int, str]], seconds: float) -> set[int]:
     return left
 
 
-def host_mounts() -> str:
-    return Path("/proc/self/mounts").read_text()
+def host_mounts() -> list[str]:
+    """Return what is mounted on the host, but for a container engine's own, which come and go."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [line for line in lines if "/docker" not in line and "nsfs" not in line]
 
 
 async def open_sessions(gateway: Served, http: httpx2.AsyncClient, count: int) -> list[RawMcp]:
@@ -130,6 +133,31 @@ async def test_sigkill_of_the_gateway_leaves_no_process_after_two_seconds(tmp_pa
         async with httpx2.AsyncClient(timeout=30) as http:
             await open_sessions(again, http, 1)
     assert verify(state).ok
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+async def test_servers_kept_warm_end_with_the_gateway(by: signal.Signals, tmp_path: Path) -> None:
+    pack, state = str(discreet_pack(tmp_path).parents[1]), tmp_path / "state"
+    env = {"SANDGATE_POOL_MINIMUM": "2", "SANDGATE_POOL_MAXIMUM": "3"}
+    mounts = host_mounts()
+    with serving(pack, "--state", str(state), env=env) as gateway:
+        async with httpx2.AsyncClient(timeout=30) as http:
+            await warm(gateway, http, 2)
+            await open_sessions(gateway, http, 1)
+        processes = descendants(gateway.process.pid)
+        assert len(processes) >= 7  # the launcher, and for each server bwrap twice and itself
+        gateway.process.send_signal(by)
+        gateway.process.wait(10)
+        assert gone_within(processes, 2) == set()
+    assert host_mounts() == mounts
+    assert verify(state).ok
+
+
+async def warm(gateway: Served, http: httpx2.AsyncClient, count: int) -> None:
+    """Return once the gateway keeps `count` sessions' servers ready."""
+    with anyio.fail_after(10):
+        while (await http.get(f"{gateway.url}/ready")).json()["warm"] != count:  # noqa: ASYNC110
+            await anyio.sleep(0.02)
 
 
 async def load(gateway: Served, acknowledged: set[str], seconds: float) -> None:

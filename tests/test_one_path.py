@@ -88,11 +88,23 @@ async def over_http_step(url: str) -> None:
             assert answer.status_code == 200
 
 
+async def over_the_dialect(url: str) -> None:
+    async def ask(method: str, **params: Any) -> dict[str, Any]:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        return (await http.post(f"{url}/mcp", json=body)).json()
+
+    async with httpx2.AsyncClient(timeout=30) as http:
+        session = (await ask("openenv/session/create"))["result"]["session_id"]
+        for tool, arguments in SCRIPT:
+            await ask("tools/call", session_id=session, name=tool, arguments=arguments)
+
+
 FRONTS: dict[str, Callable[[str], Awaitable[None]]] = {
     "MCP legacy": over_legacy,
     "MCP modern": over_modern,
     "WebSocket": over_websocket,
     "HTTP step": over_http_step,
+    "MCP dialect": over_the_dialect,
 }
 
 
