@@ -8,7 +8,7 @@ export PYTHON
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types bench lock clean prepare
+.PHONY: help demo test docker check lint format types bench lock clean prepare
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -18,6 +18,9 @@ demo: prepare ## the main job on real input: two toolpacks, an MCP client, an en
 
 test: prepare ## all tests
 	@$(BIN)/pytest $(ARGS)
+
+docker: prepare ## the tests of the docker driver; apt-get install docker.io mmdebstrap first
+	@TEST_DOCKER=1 $(BIN)/pytest tests/sandbox $(ARGS)
 
 check: lint types ## style and types
 

@@ -5,7 +5,7 @@ This is the only place where a decision leads to a ledger record or to a tool se
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Protocol
 
 import anyio
@@ -24,9 +24,12 @@ from gateway.core.session import (
     Recorded,
     RecordLost,
     Returned,
+    SeekApproval,
     Send,
 )
 from gateway.errors import LedgerError
+from gateway.runtime.approvals import Approvals, Prompt
+from gateway.runtime.clock import Clock
 from gateway.runtime.sessions import Session
 from gateway.runtime.upstream import Upstream, UpstreamFailure
 
@@ -45,22 +48,32 @@ class CallPath:
     """One call of one session on its way through the machine."""
 
     def __init__(
-        self, session: Session, call: ToolCall, *, records: Records, monotonic: Callable[[], float]
+        self,
+        session: Session,
+        call: ToolCall,
+        *,
+        records: Records,
+        approvals: Approvals,
+        prompt: Prompt | None,
+        clock: Clock,
     ) -> None:
         self._session = session
         self._call = call
         self._records = records
-        self._monotonic = monotonic
+        self._approvals = approvals
+        self._prompt = prompt
+        self._clock = clock
         self._upstream: Upstream | None = None
 
     async def run(self) -> Outcome:
         """Take the call to its outcome. Cancelled, it records that the caller left, then lets go."""
-        command = self._advance(Called(self._call, self._session.episode, self._session.step))
+        session = self._session
+        command = self._advance(Called(self._call, session.episode, session.step, self._clock.now()))
         while not isinstance(command, Answer):
             try:
                 event = await self._carry_out(command)
             except anyio.get_cancelled_exc_class():
-                if isinstance(command, Acquire | Send):
+                if isinstance(command, SeekApproval | Acquire | Send):
                     with anyio.CancelScope(shield=True):
                         await self._abandon()
                 raise
@@ -68,7 +81,7 @@ class CallPath:
         return command.outcome
 
     def _advance(self, event: Event) -> Command:
-        return self._session.machine.receive(self._call.call_id, event, self._monotonic())
+        return self._session.machine.receive(self._call.call_id, event, self._clock.monotonic())
 
     async def _abandon(self) -> None:
         command = self._advance(Broke(FailureKind.CANCELLED, "the caller left"))
@@ -79,6 +92,8 @@ class CallPath:
         match command:
             case Record(body):
                 return await self._record(body)
+            case SeekApproval(request):
+                return await self._approvals.seek(request, self._prompt)
             case Acquire(server):
                 return await _attempt(self._acquire(server))
             case Send(_, tool, arguments, meta):

@@ -14,14 +14,18 @@ from anyio.abc import TaskGroup
 from gateway.core.calls import Outcome, Principal, ToolCall
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.policy import CompiledPolicy
+from gateway.core.policy.limits import Counters
 from gateway.core.session import Mode, SessionFacts, SessionMachine
 from gateway.errors import ClientError, ShuttingDown, UnknownSession
+from gateway.runtime.approvals import Approvals, Prompt
 from gateway.runtime.call_path import CallPath
 from gateway.runtime.clock import Clock
+from gateway.runtime.lease_pool import LeasePool
 from gateway.runtime.leases import Lease
 from gateway.runtime.ledger import Ledger
 from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack
+from gateway.runtime.pool_shelf import PoolSettings
 from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_pack
 from gateway.runtime.sessions import Session, SessionTable, named_session_id, new_session_id
 from gateway.sandbox.contract import SandboxDriver
@@ -44,6 +48,7 @@ class GatewaySettings:
     max_result: int = 10_000_000
     plain_arguments: bool = False
     locked: bool = False
+    pool: PoolSettings = field(default_factory=PoolSettings)
     secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
     def serving(self) -> ServingSettings:
@@ -53,11 +58,12 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class _LeaseTerms:
-    """What a session asks for beyond its pack: another seed, more environment, restarts or none."""
+    """What a session asks for beyond its pack: another seed, more environment, restarts, its task."""
 
     seed: Path | None
     env: Mapping[str, str]
     restarts: bool | None
+    prompt: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +91,12 @@ class Gateway:
         self.driver = driver
         self.clock = clock
         self.settings = settings
+        self.approvals = Approvals(ledger, clock)
         self._ledger = ledger
         self._tasks = tasks
         self._sessions = SessionTable(settings.max_sessions, settings.max_sessions_per_principal)
+        self._pool = LeasePool(packs.values(), driver=driver, tasks=tasks, settings=settings.pool)
+        self._counters = Counters()
         self._in_flight = 0
         self._idle = anyio.Event()
         self._draining = False
@@ -107,7 +116,11 @@ class Gateway:
     def readiness(self) -> Readiness:
         """Return what `/ready` shows."""
         packs: JsonObject = {
-            name: {"tools": len(pack.catalog.tools), "findings": list[JsonValue](pack.catalog.findings)}
+            name: {
+                "tools": len(pack.catalog.tools),
+                "findings": list[JsonValue](pack.catalog.findings),
+                "policy": pack.in_force.told(),
+            }
             for name, pack in self.packs.items()
         }
         detail: JsonObject = {
@@ -116,6 +129,7 @@ class Gateway:
             "mode": self.settings.mode,
             "sandbox": self.driver.name,
             "sessions": len(self._sessions),
+            "warm": self._pool.ready,
             "packs": packs,
         }
         return Readiness(self.ready, detail)
@@ -131,11 +145,13 @@ class Gateway:
         workspace_seed: Path | None = None,
         env: Mapping[str, str] | None = None,
         restarts: bool | None = None,
+        prompt: str = "",
     ) -> Session:
         """Open a session with a pristine workspace; its servers start at their first call.
 
         `workspace_seed` overrides the pack's, `env` is added to every server's environment, `restarts`
-        says whether a server that died is replaced at the next call (by default in deployment). Raises
+        says whether a server that died is replaced at the next call (by default in deployment), `prompt`
+        is the task the session is for: a policy may trust values that appear in it. Raises
         `TooManySessions`, `ShuttingDown`, `ClientError` (unknown pack) or `SandboxError`.
         """
         if self._draining:
@@ -143,7 +159,7 @@ class Gateway:
         served = self._pack(pack)
         self._sessions.reserve(principal)
         try:
-            lease_terms = _LeaseTerms(workspace_seed, env or {}, restarts)
+            lease_terms = _LeaseTerms(workspace_seed, env or {}, restarts, prompt)
             session = await self._open(served, principal, session_id or new_session_id(), lease_terms)
             try:
                 self._sessions.add(session)
@@ -180,9 +196,10 @@ class Gateway:
 
     # -- the path of a call
 
-    async def call(self, session: Session, call: ToolCall) -> Outcome:
+    async def call(self, session: Session, call: ToolCall, prompt: Prompt | None = None) -> Outcome:
         """Judge, record, run, record, answer: every tool call of every front goes through here.
 
+        `prompt` puts an approval that the call needs to whoever sits at its client, where a front can.
         Never raises for anything the call did; raises `ShuttingDown` while draining and
         `UnknownSession` for a closed session. Cancelled, it still records how the call ended.
         """
@@ -193,7 +210,14 @@ class Gateway:
         session.in_flight += 1
         self._in_flight += 1
         try:
-            path = CallPath(session, call, records=self._ledger, monotonic=self.clock.monotonic)
+            path = CallPath(
+                session,
+                call,
+                records=self._ledger,
+                approvals=self.approvals,
+                prompt=prompt,
+                clock=self.clock,
+            )
             return await path.run()
         finally:
             session.in_flight -= 1
@@ -207,6 +231,8 @@ class Gateway:
     async def drain(self) -> None:
         """Turn new calls away; return when those in flight are answered or the drain time is over."""
         self._draining = True
+        self._pool.stop()
+        self.approvals.close()
         if self._in_flight:
             self._idle = anyio.Event()
             with anyio.move_on_after(self.settings.drain):
@@ -219,10 +245,15 @@ class Gateway:
             if not session.in_flight and session.last_used < limit:
                 await self.close_session(session)
 
+    async def keep_warm(self) -> None:
+        """Keep leases ready for sessions to come, until the gateway drains."""
+        await self._pool.run()
+
     async def aclose(self) -> None:
-        """Close every session."""
+        """Close every session and what was kept ready."""
         self._draining = True
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._pool.aclose)
             for session in self._sessions:
                 tasks.start_soon(self.close_session, session)
 
@@ -241,31 +272,40 @@ class Gateway:
         session_id: str,
         terms: _LeaseTerms,
     ) -> Session:
-        machine = SessionMachine(self._facts(served, principal, session_id))
-        workspace = await self.driver.open_workspace(served.workspace_spec(terms.seed))
-        deployed = self.settings.mode == "deployment"
-        lease = Lease(
-            served.plans_with(terms.env),
-            driver=self.driver,
-            workspace=workspace,
-            tasks=self._tasks,
-            restarts=deployed if terms.restarts is None else terms.restarts,
-            on_listing=machine.listed,
-        )
+        machine = SessionMachine(self._facts(served, principal, session_id, terms.prompt))
+        lease = await self._lease(served, terms, machine)
         return Session(session_id, served, principal, machine, lease, last_used=self.clock.monotonic())
 
-    def _facts(self, served: ServedPack, principal: Principal, session_id: str) -> SessionFacts:
+    async def _lease(self, served: ServedPack, terms: _LeaseTerms, machine: SessionMachine) -> Lease:
+        """Return a lease nobody has used: warm if there is one, else its servers start when needed."""
+        deployed = self.settings.mode == "deployment"
+        restarts = deployed if terms.restarts is None else terms.restarts
+        warm = self._pool.take(served, terms.seed, terms.env, restarts=restarts, on_listing=machine.listed)
+        if warm is not None:
+            return warm
+        return Lease(
+            served.plans_with(terms.env),
+            driver=self.driver,
+            workspace=await self.driver.open_workspace(served.workspace_spec(terms.seed)),
+            tasks=self._tasks,
+            restarts=restarts,
+            on_listing=machine.listed,
+        )
+
+    def _facts(self, served: ServedPack, principal: Principal, session_id: str, prompt: str) -> SessionFacts:
         return SessionFacts(
             id=session_id,
             pack=served.name,
             principal=principal,
-            policy=served.policy,
+            in_force=served.in_force,
             catalog=served.catalog,
             mode=self.settings.mode,
             workspace=served.workspace_path,
             key=self._ledger.key,
             plain_arguments=self.settings.plain_arguments or self.settings.mode == "training",
             secrets=tuple(self.settings.secrets.values()),
+            counters=self._counters,
+            prompt=prompt,
         )
 
 
@@ -293,6 +333,8 @@ async def open_gateway(
     async with anyio.create_task_group() as tasks:
         gateway = Gateway(served, driver=driver, ledger=ledger, clock=clock, settings=settings, tasks=tasks)
         tasks.start_soon(_sweep_idle, gateway)
+        if settings.pool.maximum:
+            tasks.start_soon(gateway.keep_warm)
         try:
             yield gateway
         finally:

@@ -19,7 +19,7 @@ from uuid import uuid4
 from gateway.core.chain import BrokenRecord, Chain, parse_record
 from gateway.core.json_types import JsonObject
 from gateway.core.records import Event, recovered_record, unknown_outcome
-from gateway.errors import LedgerError, UsageError
+from gateway.errors import LedgerError, StateInUse, UsageError
 from gateway.runtime.ledger_reading import (
     CHECKPOINT,
     KEY_BYTES,
@@ -223,7 +223,7 @@ def _lock(state_dir: Path) -> int:
     except BlockingIOError:
         owner = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
-        raise UsageError(
+        raise StateInUse(
             f"{state_dir}: in use by another sandgate (process {owner}): "
             "stop that one, or give this one a folder of its own with --state"
         ) from None
@@ -284,9 +284,9 @@ def _first_record(file: Path) -> JsonObject | None:
 
 
 def _follow(record: JsonObject, open_calls: dict[str, _Note], note: _Note) -> None:
-    """Keep `open_calls`: the calls with a decision and no outcome yet."""
+    """Keep `open_calls`: the calls with a decision and no outcome yet, by their first decision."""
     if record.get("event") == Event.DECISION:
-        open_calls[str(record["call_id"])] = note
+        open_calls.setdefault(str(record["call_id"]), note)
     elif record.get("event") == Event.OUTCOME:
         open_calls.pop(str(record["call_id"]), None)
 

@@ -11,8 +11,11 @@ import anyio
 from gateway.core.catalog import Catalog, ServerListing, build_catalog
 from gateway.core.json_types import JsonObject
 from gateway.core.lock import Lock, PackageLock
-from gateway.core.manifest import ServerSpec
+from gateway.core.manifest import Egress, Manifest, ServerSpec
 from gateway.core.policy import CompiledPolicy
+from gateway.core.policy.grants import Granted, granted
+from gateway.core.policy.in_force import PolicyInForce
+from gateway.core.policy.request import ServerNeeds
 from gateway.errors import SandboxError, UsageError
 from gateway.runtime.leases import Lease, ServerPlan
 from gateway.runtime.packages import Installer, Program
@@ -20,7 +23,15 @@ from gateway.runtime.packs import Pack, prepare_seed, write_lock
 from gateway.runtime.upstream import UpstreamFailure, UpstreamSettings
 from gateway.sandbox.contract import Limits, SandboxDriver, SandboxSpec, WorkspaceSpec
 
-__all__ = ["Listings", "ServedPack", "ServingSettings", "list_servers", "plan_servers", "serve_pack"]
+__all__ = [
+    "Listings",
+    "ServedPack",
+    "ServingSettings",
+    "list_servers",
+    "plan_servers",
+    "serve_pack",
+    "server_needs",
+]
 
 Listings = Mapping[str, list[JsonObject]]
 """Each server's tool definitions as it sent them."""
@@ -38,10 +49,10 @@ class ServingSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServedPack:
-    """A pack that takes calls: its policy, its catalog, and how to run its servers."""
+    """A pack that takes calls: the policy in force, its catalog, and how to run its servers."""
 
     pack: Pack
-    policy: CompiledPolicy
+    in_force: PolicyInForce
     catalog: Catalog
     plans: Mapping[str, ServerPlan]
     seed: Path | None
@@ -50,6 +61,11 @@ class ServedPack:
     def name(self) -> str:
         """The pack's name."""
         return self.pack.name
+
+    @property
+    def policy(self) -> CompiledPolicy:
+        """What judges a call that begins now."""
+        return self.in_force.policy
 
     @property
     def workspace_path(self) -> str:
@@ -88,7 +104,7 @@ async def serve_pack(
         raise UsageError(
             f"pack {pack.name!r} has no tools.lock.json: run 'sandgate toolpack lock {pack.folder}'"
         )
-    plans, packages = await plan_servers(pack, installer=installer, settings=settings)
+    plans, packages = await plan_servers(pack, policy, installer=installer, settings=settings)
     seed = await prepare_seed(pack, pack.manifest.workspace.seed, installer.cache_dir)
     listings = await list_servers(pack, plans, driver=driver, seed=seed)
     lock = pack.lock
@@ -98,46 +114,62 @@ async def serve_pack(
     catalog = _catalog(pack, listings, lock)
     for finding in catalog.findings:
         say(f"pack {pack.name!r}: {finding}")
-    return ServedPack(pack, policy, catalog, plans, seed)
+    return ServedPack(pack, PolicyInForce(policy), catalog, plans, seed)
 
 
 async def plan_servers(
-    pack: Pack, *, installer: Installer, settings: ServingSettings
+    pack: Pack, policy: CompiledPolicy | None = None, *, installer: Installer, settings: ServingSettings
 ) -> tuple[dict[str, ServerPlan], dict[str, PackageLock]]:
-    """Install every server of a pack and return how to run each, and what was installed for it."""
+    """Install every server of a pack and return how to run each, and what was installed for it.
+
+    `policy` cuts what the sandboxes get to what it grants. Raises `ConfigError` or `UsageError`.
+    """
     plans: dict[str, ServerPlan] = {}
     packages: dict[str, PackageLock] = {}
     for name, server in pack.manifest.servers.items():
         program = await installer.ensure(name, server, pack.folder, pack.lock)
-        plans[name] = _plan(pack, name, server, program, settings)
+        plans[name] = _plan(pack, name, server, program, settings, _share(pack, name, server, policy))
         if program.package is not None:
             packages[name] = program.package
     return plans, packages
 
 
+def _share(pack: Pack, name: str, server: ServerSpec, policy: CompiledPolicy | None) -> Granted:
+    """Return what the server's sandbox gets: what it needs, cut to what the policy grants."""
+    needs, workspace = server_needs(pack.manifest, server), pack.manifest.workspace.path
+    return policy.granted(name, needs, workspace) if policy else granted(needs, None, workspace)
+
+
+def server_needs(manifest: Manifest, server: ServerSpec) -> ServerNeeds:
+    """Return what a manifest says that one of its servers needs."""
+    needs = manifest.sandbox
+    egress = needs.network.egress if isinstance(needs.network, Egress) else ()
+    return ServerNeeds(needs.memory, needs.cpu, needs.pids, tuple(server.secrets), tuple(egress))
+
+
 def _plan(
-    pack: Pack, name: str, server: ServerSpec, program: Program, settings: ServingSettings
+    pack: Pack, name: str, server: ServerSpec, program: Program, settings: ServingSettings, share: Granted
 ) -> ServerPlan:
-    needs = pack.manifest.sandbox
     spec = SandboxSpec(
         name=f"{pack.name}-{name}",
         argv=(*program.argv, *server.args),
-        env={**program.env, **server.env, **_secrets(pack, name, server, settings.secrets)},
+        env={**program.env, **server.env, **_secrets(pack, name, share, settings.secrets)},
         mounts=program.mounts,
         cwd=pack.manifest.workspace.path,
-        limits=Limits(memory=needs.memory, cpu=needs.cpu, pids=needs.pids, disk=needs.disk),
+        limits=Limits(share.memory, share.cpu, share.pids, disk=pack.manifest.sandbox.disk),
+        writable=share.writable,
     )
     timeout = server.call_timeout or settings.call_timeout
     return ServerPlan(name, spec, UpstreamSettings(server.startup_timeout, timeout, settings.max_result))
 
 
-def _secrets(pack: Pack, name: str, server: ServerSpec, values: Mapping[str, str]) -> dict[str, str]:
-    missing = [secret for secret in server.secrets if secret not in values]
+def _secrets(pack: Pack, name: str, share: Granted, values: Mapping[str, str]) -> dict[str, str]:
+    missing = [secret for secret in share.secrets if secret not in values]
     if missing:
         whose = f"server {name!r} of pack {pack.name!r} needs the secret {missing[0]}"
         where = f"name it under 'secrets' in gateway.yaml or set SANDGATE_SECRET_{missing[0]}"
         raise UsageError(f"{whose}: {where}")
-    return {secret: values[secret] for secret in server.secrets}
+    return {secret: values[secret] for secret in share.secrets}
 
 
 async def list_servers(

@@ -33,6 +33,10 @@ class TrajectoryFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def path(self, name: str) -> Path:
+        """Return where the trajectory `name` is written."""
+        return self._folder / f"{name}.jsonl"
+
     async def append(self, name: str, line: JsonObject) -> None:
         """Add one line to the trajectory `name`; raises `LedgerError`."""
         await anyio.to_thread.run_sync(self._append, name, dumps(line) + b"\n")
@@ -40,8 +44,9 @@ class TrajectoryFolder:
     def _append(self, name: str, line: bytes) -> None:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path = self._folder / f"{name}.jsonl"
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(
+                self.path(name), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
             with os.fdopen(descriptor, "wb") as file:
                 file.write(line)
         except OSError as error:

@@ -20,7 +20,7 @@ from gateway.errors import SandboxError, UsageError
 
 from .contract import Exit, Sandbox, SandboxSpec, Workspace, WorkspaceSpec
 from .handles import BubblewrapSandbox, BubblewrapWorkspace
-from .launcher_client import Launcher
+from .launcher_client import Launcher, LauncherGone, Reply
 from .pipes import Pipes
 from .seccomp import assemble, profile_file, read_profile
 from .start_request import check_target, start_request
@@ -29,18 +29,21 @@ from .usage import exit_of
 __all__ = ["BubblewrapDriver"]
 
 COPY_BELOW = 128
-"""Seeds with fewer entries are copied; larger ones become the lower layer of an overlay."""
+"""Seeds with fewer entries are copied; larger ones become the lower layer of an overlay, where one can."""
+NOT_OPEN = "the sandbox driver is not open: use `async with`"
 INSTALL = "bubblewrap is not installed: run `apt-get install bubblewrap`"
 
 
 @dataclass(frozen=True, slots=True)
 class _Machine:
-    """What the launcher found out: if it is root, its first of `uids` user ids, what control groups limit."""
+    """What the launcher found out: if it is root, its first of `uids` user ids, what control groups limit,
+    and if a large seed can be the lower layer of an overlay."""
 
     root: bool
     uid: int
     uids: int
     groups: tuple[str, ...]
+    overlays: bool
 
 
 class BubblewrapDriver:
@@ -51,13 +54,13 @@ class BubblewrapDriver:
     def __init__(self, cache_dir: Path, *, profile: str = "default") -> None:
         self._stage = cache_dir / "stage"
         self._profile = profile
-        self._launcher = Launcher(self._exited, self._lost)
         self._seeds: dict[Path, tuple[int, int, int]] = {}
         self._seeding = anyio.Lock()
         self._sandboxes: dict[int, tuple[BubblewrapSandbox, BubblewrapWorkspace]] = {}
         self._workspaces: set[BubblewrapWorkspace] = set()
         self._uids: list[int] = []
         self._bwrap = ""
+        self._opened: Launcher | None = None
         self._found: _Machine | None = None
 
     async def __aenter__(self) -> BubblewrapDriver:
@@ -65,10 +68,10 @@ class BubblewrapDriver:
         self._bwrap = _find_bwrap()
         program = assemble(read_profile(profile_file(self._profile)), os.uname().machine)
         self._stage.mkdir(parents=True, exist_ok=True)
+        self._opened = Launcher(program, self._stage.resolve(), self._exited, self._lost)
         self._tasks = await anyio.create_task_group().__aenter__()
         try:
-            hello = await self._launcher.start(self._tasks, program, self._stage.resolve())
-            self._found = _machine(hello)
+            self._found = _machine(await self._launcher.start(self._tasks))
             self._uids = list(range(self._found.uid, self._found.uid + self._found.uids))[::-1]
             await self._try_out()
         except BaseException:
@@ -91,10 +94,13 @@ class BubblewrapDriver:
             for workspace in list(self._workspaces):
                 await workspace.aclose()
             await self._launcher.aclose()
-            for namespace, folder, _ in self._seeds.values():
-                os.close(namespace)
-                os.close(folder)
-            self._seeds.clear()
+            self._drop_seeds()
+
+    def _drop_seeds(self) -> None:
+        for namespace, folder, _ in self._seeds.values():
+            os.close(namespace)
+            os.close(folder)
+        self._seeds.clear()
 
     async def _try_out(self) -> None:
         workspace = await self.open_workspace(WorkspaceSpec(disk=2**20, inodes=16))
@@ -109,26 +115,38 @@ class BubblewrapDriver:
             )
 
     @property
+    def _launcher(self) -> Launcher:
+        if self._opened is None:
+            raise SandboxError(NOT_OPEN)
+        return self._opened
+
+    @property
     def _machine(self) -> _Machine:
         if self._found is None:
-            raise SandboxError("the sandbox driver is not open: use `async with`")
+            raise SandboxError(NOT_OPEN)
         return self._found
 
     async def open_workspace(self, spec: WorkspaceSpec) -> Workspace:
         """As `contract.SandboxDriver.open_workspace`; a seed is read once per driver and frozen then."""
         check_target(spec.path)
-        seed = await self._seed(spec.seed) if spec.seed else None
         uid = self._take_uid()
-        request: JsonObject = {"op": "workspace", "uid": uid, "disk": spec.disk, "inodes": spec.inodes}
-        overlay = seed is not None and self._machine.root and seed[2] >= COPY_BELOW
         try:
-            reply = await self._launcher.ask(request | {"overlay": overlay}, seed[:1] if seed else ())
+            try:
+                reply = await self._pin(spec, uid)
+            except LauncherGone:
+                reply = await self._pin(spec, uid)  # the seed anew as well, where it ended with its launcher
         except BaseException:
             self._give_uid(uid)
             raise
         workspace = BubblewrapWorkspace(self, spec, uid, cast(tuple[int, int], reply.fds))
         self._workspaces.add(workspace)
         return workspace
+
+    async def _pin(self, spec: WorkspaceSpec, uid: int) -> Reply:
+        seed = await self._seed(spec.seed) if spec.seed else None
+        overlay = seed is not None and self._machine.overlays and seed[2] >= COPY_BELOW
+        request: JsonObject = {"op": "workspace", "uid": uid, "disk": spec.disk, "inodes": spec.inodes}
+        return await self._launcher.ask(request | {"overlay": overlay}, seed[:1] if seed else ())
 
     async def _seed(self, source: Path) -> tuple[int, int, int]:
         async with self._seeding:
@@ -152,6 +170,14 @@ class BubblewrapDriver:
         """As `contract.SandboxDriver.acquire`."""
         assert isinstance(workspace, BubblewrapWorkspace)
         request = self._request(spec, workspace)
+        try:
+            return await self._started(spec, request, workspace)
+        except LauncherGone:
+            return await self._started(spec, request, workspace)
+
+    async def _started(
+        self, spec: SandboxSpec, request: JsonObject, workspace: BubblewrapWorkspace
+    ) -> BubblewrapSandbox:
         number = self._launcher.next_id()
         pipes = Pipes((workspace.uid, workspace.uid) if self._machine.root else None)
         sandbox = BubblewrapSandbox(self, number, spec.name, pipes)
@@ -197,9 +223,14 @@ class BubblewrapDriver:
             found[0].ended(exit_of(message))
 
     def _lost(self) -> None:
+        """Report every sandbox dead. Trees outlive their launcher, unless its user namespace owned them."""
         for sandbox, _ in self._sandboxes.values():
             sandbox.ended(Exit(-9, "the sandbox launcher ended, and every sandbox with it"))
         self._sandboxes.clear()
+        if self._found is not None and not self._found.root:
+            self._drop_seeds()
+            for workspace in self._workspaces:
+                workspace.strand()
 
 
 def _find_bwrap() -> str:
@@ -215,4 +246,5 @@ def _real(path: Path) -> str:
 
 def _machine(hello: JsonObject) -> _Machine:
     groups = tuple(cast(list[str], hello["groups"]))
-    return _Machine(bool(hello["root"]), cast(int, hello["uid"]), cast(int, hello["uids"]), groups)
+    uids = cast(int, hello["uid"]), cast(int, hello["uids"])
+    return _Machine(bool(hello["root"]), *uids, groups, bool(hello["overlays"]))

@@ -42,11 +42,18 @@ class BubblewrapWorkspace:
         self.path, self.spec, self.uid = spec.path, spec, uid
         self._driver = driver
         self._fds: tuple[int, int] | None = fds
+        self._stranded = False
 
     @property
     def namespace(self) -> int:
-        """Return the pinned mount namespace. Raises `SandboxError` once closed."""
+        """Return the pinned mount namespace. Raises `SandboxError` once closed or stranded."""
+        if self._stranded:
+            raise SandboxError("this workspace takes no new sandbox, its launcher ended: open a new one")
         return self._pinned()[0]
+
+    def strand(self) -> None:
+        """Note that no launcher can enter it any more; its files can still be read."""
+        self._stranded = True
 
     def _pinned(self) -> tuple[int, int]:
         if self._fds is None:

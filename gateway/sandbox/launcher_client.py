@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -20,7 +21,9 @@ import anyio.to_thread
 from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError, UsageError
 
-__all__ = ["Launcher", "Reply"]
+__all__ = ["Launcher", "LauncherGone", "Reply"]
+
+logger = logging.getLogger(__name__)
 
 MAX_MESSAGE = 1 << 20
 MAX_FDS = 4
@@ -47,51 +50,94 @@ class _Pending:
     reply: Reply | None = None
 
 
-class Launcher:
-    """A running launcher. `on_exit(message)` is called for each sandbox that ended; `on_loss` if it dies."""
+class LauncherGone(SandboxError):
+    """It died before it answered, and what it may have begun died with it: its successor can be asked."""
 
-    def __init__(self, on_exit: Callable[[JsonObject], None], on_loss: Callable[[], None]) -> None:
+
+class Launcher:
+    """The launcher, replaced at the next request after it died.
+
+    `on_exit(message)` is called for each sandbox that ended, `on_loss()` when the launcher died and
+    every sandbox with it. The numbers of requests are never used twice, also by the next launcher.
+    """
+
+    def __init__(
+        self, program: bytes, stage: Path, on_exit: Callable[[JsonObject], None], on_loss: Callable[[], None]
+    ) -> None:
+        """Take a seccomp program and an empty folder; start nothing."""
+        self._program, self._stage = program, stage
         self._on_exit, self._on_loss = on_exit, on_loss
         self._pending: dict[int, _Pending] = {}
         self._last = 0
-        self._lost = False
+        self._gone = self._closed = False
+        self._starting = anyio.Lock()
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._uids: tuple[int, int] | None = None  # first uid, and the descriptor that holds the block
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    async def start(self, tasks: anyio.abc.TaskGroup, program: bytes, stage: Path) -> JsonObject:
-        """Start it with a seccomp program and an empty folder; return what it found out about the machine.
+    async def start(self, tasks: anyio.abc.TaskGroup) -> JsonObject:
+        """Start it and return what it found out about the machine.
 
         Raises `UsageError` where the kernel refuses the namespaces a sandbox is made of.
         """
+        self._tasks = tasks
+        return await self._start(tasks)
+
+    async def _start(self, tasks: anyio.abc.TaskGroup) -> JsonObject:
         hello = self._pending[0] = _Pending()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
+        words = [str(self._stage), *([str(self._uids[0])] if self._uids else [])]
         with theirs:
-            self._process = await anyio.to_thread.run_sync(_spawn, theirs.fileno(), program, stage)
+            self._process = await anyio.to_thread.run_sync(_spawn, theirs.fileno(), self._program, words)
+        self._gone = False
         tasks.start_soon(self._listen, self._socket)
         with anyio.move_on_after(START_SECONDS):
             await hello.done.wait()
         if hello.reply is None or "error" in hello.reply.body:
+            self._lose(self._socket)
             why = hello.reply.body["error"] if hello.reply else "it did not answer"
             raise UsageError(f"the sandbox launcher could not start: {why}; {ADVICE}")
+        for holder in hello.reply.fds:
+            self._uids = (cast(int, hello.reply.body["uid"]), holder)
         return hello.reply.body
 
+    async def _revive(self) -> None:
+        """Start another launcher if the last one died, once for all who ask; raises `SandboxError`."""
+        async with self._starting:
+            if not self._gone or self._closed or self._tasks is None:
+                return
+            logger.warning("the sandbox launcher ended: starting another")
+            await self._hang_up()
+            try:
+                await self._start(self._tasks)
+            except UsageError as error:
+                raise SandboxError(str(error)) from error
+
     async def ask(self, request: JsonObject, fds: Sequence[int] = ()) -> Reply:
-        """Send a request and return its reply. Raises `SandboxError` where it failed or the launcher is gone.
+        """Send a request and return its reply. Raises `SandboxError` where it failed or the launcher died.
 
         A reply that comes after the caller was cancelled is closed unseen.
         """
         number = self.next_id() if "id" not in request else cast(int, request["id"])
-        pending = self._pending[number] = _Pending()
         try:
-            await self.tell(request | {"id": number}, fds)
+            pending = await self._deliver(number, request | {"id": number}, fds)
             await pending.done.wait()
         finally:
             self._pending.pop(number, None)
         reply = pending.reply
-        if reply is None or "error" in reply.body:
-            raise SandboxError(str(reply.body["error"]) if reply else "the sandbox launcher is gone")
+        if reply is None:
+            raise LauncherGone("the sandbox launcher ended meanwhile")
+        if "error" in reply.body:
+            raise SandboxError(str(reply.body["error"]))
         return reply
+
+    async def _deliver(self, number: int, request: JsonObject, fds: Sequence[int]) -> _Pending:
+        await self._revive()
+        pending = self._pending[number] = _Pending()
+        await self.tell(request, fds)
+        return pending
 
     def next_id(self) -> int:
         """Return a number that no request had before."""
@@ -102,14 +148,16 @@ class Launcher:
         """Send a request that is not answered. Raises `SandboxError` if the launcher is gone."""
         data = json.dumps(request).encode()
         while True:
-            if self._lost or self._socket is None:
-                raise SandboxError("the sandbox launcher is gone: restart the gateway")
+            channel = self._socket
+            if self._gone or channel is None:
+                raise LauncherGone("the sandbox launcher is gone")
             try:
-                socket.send_fds(self._socket, [data], fds)
+                socket.send_fds(channel, [data], fds)
             except BlockingIOError:
-                await anyio.wait_writable(self._socket)
+                await anyio.wait_writable(channel)
             except OSError as error:
-                raise SandboxError(f"the sandbox launcher cannot be reached: {error}") from error
+                self._lose(channel)
+                raise LauncherGone(f"the sandbox launcher cannot be reached: {error}") from error
             else:
                 return
 
@@ -123,7 +171,7 @@ class Launcher:
             except OSError:
                 data, fds = b"", list[int]()
             if not data:
-                return self._gone()
+                return self._lose(channel)
             self._heard(cast(JsonObject, json.loads(data)), tuple(fds))
 
     def _heard(self, body: JsonObject, fds: tuple[int, ...]) -> None:
@@ -139,31 +187,43 @@ class Launcher:
         pending.reply = Reply(body, fds)
         return pending.done.set()
 
-    def _gone(self) -> None:
-        self._lost = True
+    def _lose(self, channel: socket.socket) -> None:
+        """Note the end of the launcher behind `channel`; only the first notice counts."""
+        if self._gone or channel is not self._socket:
+            return
+        self._gone = True
         for pending in self._pending.values():
             pending.done.set()
         self._on_loss()
 
     async def aclose(self) -> None:
         """Hang up, which makes it kill what it runs, and wait until it has ended."""
-        if self._socket is not None:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        if self._process is not None:
-            await anyio.to_thread.run_sync(_reap, self._process)
-        if self._socket is not None:
-            anyio.notify_closing(self._socket)
-            self._socket.close()
-            self._socket = None
+        self._closed = True
+        async with self._starting:
+            await self._hang_up()
+        if self._uids is not None:
+            os.close(self._uids[1])
+            self._uids = None
+
+    async def _hang_up(self) -> None:
+        channel, process = self._socket, self._process
+        if channel is not None and not self._gone:
+            channel.shutdown(socket.SHUT_RDWR)
+        if process is not None:
+            await anyio.to_thread.run_sync(_reap, process)
+        if channel is not None:
+            anyio.notify_closing(channel)
+            channel.close()
+        self._socket = self._process = None
 
 
-def _spawn(channel: int, program: bytes, stage: Path) -> subprocess.Popen[bytes]:
+def _spawn(channel: int, program: bytes, words: Sequence[str]) -> subprocess.Popen[bytes]:
     data = os.memfd_create("seccomp")
     os.write(data, program)
-    words = (str(Path(__file__).parent), str(channel), str(data), str(stage))
+    known = (str(Path(__file__).parent), str(channel), str(data))
     try:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", BOOT, *words],
+            [sys.executable, "-I", "-S", "-c", BOOT, *known, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(channel, data),

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-__all__ = ["Pipes", "StderrTail"]
+__all__ = ["Pipes", "StderrTail", "drain"]
 
 TAIL_BYTES = 16_384
 STDERR_CHUNK = 65_536
@@ -101,14 +101,7 @@ class Pipes:
 
     async def drain_stderr(self) -> None:
         """Read stderr to its end, no faster than the cap once the burst is used up."""
-        credit, last = float(STDERR_BURST), anyio.current_time()
-        while data := await self._read(self._err, STDERR_CHUNK):
-            self.stderr.add(data)
-            now = anyio.current_time()
-            credit = min(STDERR_BURST, credit + (now - last) * STDERR_RATE) - len(data)
-            last = now
-            if credit < 0:
-                await anyio.sleep(-credit / STDERR_RATE)
+        await drain(lambda most: self._read(self._err, most), self.stderr)
 
     def close_stdin(self) -> None:
         """Let the program read the end of its input."""
@@ -127,6 +120,18 @@ class Pipes:
         elif fd not in self.theirs:
             return
         os.close(fd)
+
+
+async def drain(read: Callable[[int], Awaitable[bytes]], tail: StderrTail) -> None:
+    """Move what `read` gives to `tail` until it gives nothing, capped as the constants above say."""
+    credit, last = float(STDERR_BURST), anyio.current_time()
+    while data := await read(STDERR_CHUNK):
+        tail.add(data)
+        now = anyio.current_time()
+        credit = min(STDERR_BURST, credit + (now - last) * STDERR_RATE) - len(data)
+        last = now
+        if credit < 0:
+            await anyio.sleep(-credit / STDERR_RATE)
 
 
 async def _ready(wait: Callable[[int], Awaitable[None]], fd: int) -> None:

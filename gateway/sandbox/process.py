@@ -81,8 +81,9 @@ class ProcessSandbox:
 
     async def watch(self) -> None:
         """Wait for its end; run as a task by the driver."""
-        code = await anyio.to_thread.run_sync(self._process.wait, abandon_on_cancel=True)
-        self._exit = Exit(code, f"exited with code {code}" if code >= 0 else f"ended by signal {-code}")
+        # Shielded: `kill`, which ends this, waits for it, also while everything around is cancelled.
+        with anyio.CancelScope(shield=True):
+            self._exit = _exit(await anyio.to_thread.run_sync(self._process.wait))
         self._pipes.close_stdin()
         self._ended.set()
 
@@ -116,6 +117,10 @@ class ProcessSandbox:
                     os.killpg(self._process.pid, signal.SIGKILL)
             await self._ended.wait()
             self._pipes.close()
+
+
+def _exit(code: int) -> Exit:
+    return Exit(code, f"exited with code {code}" if code >= 0 else f"ended by signal {-code}")
 
 
 class ProcessDriver:

@@ -10,7 +10,7 @@ from gateway.errors import SandboxError
 
 from .contract import Mount, SandboxSpec
 
-__all__ = ["check_target", "start_request"]
+__all__ = ["SCRATCH", "SCRATCH_INODES", "SHM", "check_spec", "check_target", "start_request"]
 
 SCRATCH, SCRATCH_INODES, SHM = 64 * 2**20, 8192, 16 * 2**20
 """Largest /tmp and /dev/shm of a sandbox; its `disk` and `inodes` limits can make them smaller."""
@@ -27,9 +27,7 @@ def start_request(
 
     Raises `SandboxError` for mounts that cannot be made and words no program can be given.
     """
-    for mount in spec.mounts:
-        _check_mount(spec.name, mount)
-    _check_words(spec)
+    check_spec(spec)
     limits, scratch = spec.limits, min(SCRATCH, spec.limits.disk)
     mounts = sorted(spec.mounts, key=lambda mount: mount.target.count("/"))
     return {
@@ -54,6 +52,13 @@ def start_request(
         "scratch_inodes": min(SCRATCH_INODES, limits.inodes),
         "shm": SHM,
     }
+
+
+def check_spec(spec: SandboxSpec) -> None:
+    """Raise `SandboxError` for mounts that cannot be made and words no program can be given."""
+    for mount in spec.mounts:
+        _check_mount(spec.name, mount)
+    _check_words(spec)
 
 
 def check_target(target: str) -> None:

@@ -18,12 +18,15 @@ SIGNALLED = range(129, 193)
 """How bwrap (and every shell) reports a program that a signal ended."""
 
 
-def read_stats(folders: Mapping[str, str]) -> SandboxStats:
-    """Return current use from controller -> folder; `None` where a number is not to be had."""
+def read_stats(folders: Mapping[str, str], own: int = BWRAP_PROCESSES) -> SandboxStats:
+    """Return current use from controller -> folder; `None` where a number is not to be had.
+
+    `own` processes belong to the driver and are not counted.
+    """
     processes = _number(folders.get("pids"), ("pids.current",))
     return SandboxStats(
         memory=_number(folders.get("memory"), ("memory.current", "memory.usage_in_bytes")),
-        processes=None if processes is None else max(0, processes - BWRAP_PROCESSES),
+        processes=None if processes is None else max(0, processes - own),
         oom_kills=_number(folders.get("memory"), ("memory.events", "memory.oom_control"), "oom_kill"),
     )
 

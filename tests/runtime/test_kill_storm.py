@@ -16,23 +16,23 @@ from gateway.runtime.audit import verify
 from gateway.runtime.gateway import GatewaySettings
 from gateway.runtime.sessions import Session, new_call_id
 from tests.support.gateways import served
+from tests.support.process_table import descendants
 
 CALLS, CALLERS, SESSIONS = 1_000, 50, 5
 SETTINGS = GatewaySettings(plain_arguments=True)
 
 
 def server_pids() -> list[int]:
-    """Return the processes below this one that run the test server's code."""
-    found: list[int] = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if b"/opt/pack/servers/echo.py" in words and b"python" in words[0]:
-                found.append(int(folder.name))
-    return found
+    """Return the processes below this one that run the test server's code, and nobody else's."""
+    return [pid for pid, _ in descendants(os.getpid()) if is_server(pid)]
+
+
+def is_server(pid: int) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return b"/opt/pack/servers/echo.py" in words and b"python" in words[0]
 
 
 async def kill_one_in_turn(killed: list[int]) -> None:

@@ -71,6 +71,19 @@ async def test_an_open_decision_many_files_back_is_found(tmp_path: Path) -> None
     assert verify(tmp_path).open_calls == 0
 
 
+async def test_a_call_that_was_decided_twice_is_open_since_its_first_decision(tmp_path: Path) -> None:
+    async with open_ledger(tmp_path, CLOCK, max_file=2000) as ledger:
+        await ledger.append(record_pair("asks")[0])
+        await ledger.append(record_pair("open")[0])
+        for number in range(30):
+            for body in record_pair(f"c-{number}"):
+                await ledger.append(body)
+        await ledger.append(record_pair("asks")[0])
+    await write_ledger(tmp_path)
+    closed = [record["call_id"] for record in records_of(tmp_path) if is_unknown(record)]
+    assert (closed, verify(tmp_path).open_calls) == (["asks", "open"], 0)
+
+
 @pytest.mark.parametrize("tail", [b'{"seq":', b"\0" * 300, b"garbage\n", b'{"seq":1}\n{"half', b"\xff\n"])
 async def test_a_torn_tail_is_cut(tmp_path: Path, tail: bytes) -> None:
     leave_dead(tmp_path)

@@ -18,7 +18,7 @@ import pytest
 from gateway.errors import SandboxError, UsageError
 from gateway.sandbox.bubblewrap import COPY_BELOW, BubblewrapDriver
 from gateway.sandbox.contract import Limits, Mount, Sandbox, SandboxSpec, WorkspaceSpec
-from gateway.sandbox.drivers import make_driver
+from gateway.sandbox.drivers import DRIVERS, make_driver
 from gateway.sandbox.runtimes import node_runtime, python_runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,6 +131,19 @@ async def test_a_large_seed_behaves_as_a_small_one(tmp_path: Path) -> None:
         assert await workspace.read("folder0/file0", max_bytes=10) == b"new\n"
 
 
+def test_a_large_seed_is_copied_where_the_kernel_is_too_old_to_show_it_as_the_sessions(
+    tmp_path: Path,
+) -> None:
+    seed = tmp_path / "seed"
+    seed.mkdir()
+    for number in range(COPY_BELOW + 1):
+        (seed / f"file{number}").write_text("old\n")
+    program = Path(__file__).parent / "old_kernel_stand_in.py"
+    command = [sys.executable, str(program), str(tmp_path / "cache"), str(seed)]
+    done = subprocess.run(command, capture_output=True, timeout=60, text=True, cwd=ROOT)
+    assert done.stdout.split("\n")[:2] == [str(["old", str(COPY_BELOW + 1)]), "new"], done.stderr
+
+
 async def test_a_seed_with_a_special_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "seed").mkdir()
     os.mkfifo(tmp_path / "seed" / "pipe")
@@ -237,7 +250,7 @@ async def test_a_driver_that_was_not_opened_says_so(tmp_path: Path) -> None:
 
 
 def test_an_unknown_driver_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="bubblewrap, process"):
+    with pytest.raises(UsageError, match=", ".join(DRIVERS)):
         make_driver("dockr", cache_dir=tmp_path)
 
 
@@ -283,3 +296,19 @@ def test_the_probes_hold_without_root_as_well() -> None:
     found: dict[str, tuple[bool, str]] = json.loads(done.stdout)
     failed = {name: detail for name, (held, detail) in found.items() if not held}
     assert set(failed) <= NEED_CONTROL_GROUPS, failed
+
+
+def test_without_root_a_launchers_death_costs_its_workspaces_and_no_later_one() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("this is not root: nobody to become")
+    with tempfile.TemporaryDirectory() as home:
+        os.chown(home, SOMEBODY, SOMEBODY)
+        python = reachable_python(home)
+        if python is None:
+            pytest.skip(f"uid {SOMEBODY} can start no Python that finds the gateway")
+        done = as_somebody([python, str(Path(__file__).parent / "unprivileged_launcher_death.py")], home)
+    assert done.stdout.decode().splitlines() == [
+        "new: of the seed",
+        "old: this workspace takes no new sandbox, its launcher ended: open a new one",
+        "read: of the seed",
+    ], done.stderr.decode()

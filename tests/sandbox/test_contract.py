@@ -10,12 +10,14 @@ import pytest
 from gateway.errors import SandboxError
 from gateway.sandbox.contract import Exit, Sandbox, SandboxDriver, SandboxSpec, Workspace, WorkspaceSpec
 from gateway.sandbox.drivers import DRIVERS, make_driver
+from tests.support.docker_engine import provide_engine
 
 PLAIN = WorkspaceSpec(disk=4 * 2**20, inodes=500)
 
 
 @pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest, tmp_path: Path) -> SandboxDriver:
+    provide_engine(request)
     return make_driver(request.param, cache_dir=tmp_path / "cache")
 
 

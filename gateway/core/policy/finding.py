@@ -28,6 +28,8 @@ class Effort:
 
 def appears_in(value: str, texts: Iterable[str], effort: Effort) -> Verdict:
     """Whether `value` stands in one of the texts; `None` once the effort is spent without an answer."""
+    if effort.left <= 0:
+        return None
     return any_of(appears(value, text, effort) for text in texts)
 
 

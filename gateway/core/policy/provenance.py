@@ -29,6 +29,8 @@ MAX_TEXT: Final = 262_144
 """Most characters kept of one result, and of a prompt."""
 MAX_KEPT: Final = 1_048_576
 """Most characters of results kept in one session."""
+_MOST_ITEMS: Final = 1_000
+"""Longest list that is judged item by item."""
 _PER_RESULT: Final = 256
 """What a result takes of that beside its text, so that short ones are bounded in number too."""
 
@@ -42,6 +44,8 @@ def compile_from(
 
     def seen(value: JsonValue, situation: Situation) -> Verdict:
         if isinstance(value, list):
+            if len(value) > _MOST_ITEMS:
+                return None
             return all_of(seen(item, situation) for item in value)
         spelled = _spelled(value, kind, workspace)
         return None if spelled is None else situation.appeared(spelled, elsewhere, own)

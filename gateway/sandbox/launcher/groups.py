@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ PREFIX = "sandgate-"
 CONTROLLERS = ("memory", "pids", "cpu")
 SEARCH_DEPTH = 8
 CPU_PERIOD = 100_000
+SWEEP_TRIES, SWEEP_SECONDS = 100, 0.01
 ENDED = ("Z", "X")
 """States of a process that has ended and whose parent has not noticed."""
 
@@ -97,15 +99,21 @@ class Groups:
 
     def sweep(self) -> int:
         """Kill and remove the groups of launchers that are gone; return how many were found."""
+        dead = left = list(self._dead())
+        for _ in range(SWEEP_TRIES):
+            left = [folder for folder in left if not _cleared(folder)]
+            if not left:
+                break
+            select.select((), (), (), SWEEP_SECONDS)  # what was killed takes a moment to end
+        return len(dead)
+
+    def _dead(self) -> Iterator[str]:
         here = f"{os.stat('/proc/self/ns/pid').st_ino}-"
-        dead = 0
         for top in {top for top, _, _ in self._hierarchies.values()}:
             for folder in _marked(top, SEARCH_DEPTH):
                 tag = os.path.basename(folder).removeprefix(PREFIX)
                 if tag.startswith(here) and owner_tag(int(tag.split("-")[1])) != tag:
-                    dead += 1
-                    _clear(folder)
-        return dead
+                    yield folder
 
     def close(self) -> None:
         """Remove the base folders, which must be empty."""
@@ -238,12 +246,16 @@ def _send_kill(pid: int) -> None:
         return
 
 
-def _clear(folder: str) -> None:
-    """Kill what runs in and below `folder`, and remove what is empty."""
-    for below in [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]:
-        _clear(below)
+def _cleared(folder: str) -> bool:
+    """Kill what runs in and below `folder`, and remove what is empty; say whether all is gone."""
+    try:
+        below = [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return True
+    for path in below:
+        _cleared(path)
     _kill_listed(folder)
-    _removed(folder)
+    return _removed(folder)
 
 
 def _marked(folder: str, depth: int) -> Iterator[str]:

@@ -8,7 +8,7 @@ import resource
 import socket
 import sys
 
-from . import kernel
+from . import kernel, pins
 from .groups import Groups, owner_tag
 from .loop import Launcher
 
@@ -36,10 +36,15 @@ def _own_namespaces(uid: int, gid: int) -> bool:
     return root
 
 
-def _uid_block(root: bool) -> tuple[int, int, socket.socket | None]:
-    """Return first uid and number of a block that no other launcher uses, and what holds it."""
+def _uid_block(root: bool, given: int | None) -> tuple[int, int, socket.socket | None]:
+    """Return first uid and number of a block that no other gateway uses, and what holds it.
+
+    `given` is the first uid of a block that the gateway holds already, for an earlier launcher.
+    """
     if not root:
         return os.geteuid(), 0, None
+    if given is not None:
+        return given, UID_BLOCK, None
     with open("/proc/self/uid_map") as file:
         mapped = max(int(line.split()[0]) + int(line.split()[2]) for line in file)
     base = next((base for base in UID_BASES if base + UID_BLOCK * UID_BLOCKS <= mapped), None)
@@ -56,8 +61,20 @@ def _uid_block(root: bool) -> tuple[int, int, socket.socket | None]:
     raise OSError(f"{UID_BLOCKS} gateways run on this machine already")
 
 
+def _overlays(stage: str, home: int, uid: int) -> bool:
+    """Say whether large seeds can be lower layers here, by trying in a child."""
+    child = os.fork()
+    if child == 0:
+        try:
+            pins.try_overlay(stage, home, uid)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
 def main() -> None:
-    """Run `launcher SOCKET PROGRAM STAGE`; descriptors by number."""
+    """Run `launcher SOCKET PROGRAM STAGE [FIRST_UID]`; descriptors by number."""
     channel = socket.socket(fileno=int(sys.argv[2]))
     os.set_inheritable(channel.fileno(), False)
     with open(int(sys.argv[3]), "rb") as file:
@@ -70,19 +87,21 @@ def main() -> None:
         groups = Groups(owner_tag(os.getpid()))
         swept = groups.sweep()
         root = _own_namespaces(os.geteuid(), os.getegid())
-        first, count, holder = _uid_block(root)
+        first, count, holder = _uid_block(root, int(sys.argv[5]) if sys.argv[5:] else None)
         home = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+        overlays = root and _overlays(sys.argv[4], home, first)
     except OSError as error:
         channel.send(json.dumps({"id": 0, "error": str(error)}).encode())
         return
     launcher = Launcher(channel, sys.argv[4], program, groups, root, home)
-    limited = sorted(groups.base)
+    found = {"root": root, "uid": first, "uids": count, "groups": sorted(groups.base)}
     launcher.tell(
-        {"id": 0, "ok": True, "root": root, "uid": first, "uids": count, "groups": limited, "swept": swept}
+        {"id": 0, "ok": True, **found, "overlays": overlays, "swept": swept},
+        (holder.fileno(),) if holder else (),
     )
+    if holder is not None:  # the gateway holds it now, for as long as it lives
+        holder.close()
     try:
         launcher.serve()
     finally:
         launcher.end()
-        if holder is not None:
-            holder.close()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from . import kernel
 
-__all__ = ["TREE", "Pin", "make_workspace", "prepare_seed", "take"]
+__all__ = ["TREE", "Pin", "make_workspace", "prepare_seed", "take", "try_overlay"]
 
 TREE = "/tree"
 """Where the files stand inside a pin's namespace."""
@@ -54,6 +54,12 @@ def prepare_seed(stage: str, source: str) -> Pin:
     """Return a pinned copy of the folder `source`, owned by this process's user, frozen from now on."""
     folder = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
     return _pin(stage, "mode=0755", lambda: _new_tree(0o700, os.geteuid(), folder))
+
+
+def try_overlay(stage: str, home: int, uid: int) -> None:
+    """Lay a workspace of `uid` over an empty seed; raises `OSError` where the kernel cannot (before 6.3)."""
+    seed = prepare_seed(stage, stage)
+    make_workspace(stage, uid=uid, disk=2**20, inodes=16, seed=seed.namespace, overlay=True, home=home)
 
 
 def take(namespace: int, home: int) -> int:

@@ -33,6 +33,7 @@ NUMBERS = {
 }  # fmt: skip
 CLONE_NEWUSER, SIGCHLD = 0x10000000, 17
 AF_PACKET, AF_ALG, AF_VSOCK, AF_NETLINK, NETLINK_AUDIT = 17, 38, 40, 16, 9
+NULL = os.makedev(1, 3)
 WRITABLE = ("/workspace", "/tmp", "/dev/shm")  # noqa: S108
 
 
@@ -53,9 +54,9 @@ def refused(name: str, *arguments: Any) -> str:
 
 
 def status(field: str) -> str:
-    """Return a line of /proc/self/status."""
+    """Return a line of /proc/self/status; "0" where this kernel has none."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(field + ":"))
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field + ":")), "0")
 
 
 def interfaces(_: Facts) -> str:
@@ -120,7 +121,17 @@ def host_files(facts: Facts) -> str:
         "/mnt",
         *facts["hidden"],
     ]
-    return ", ".join(path for path in paths if os.path.lexists(path))
+    return ", ".join(path for path in paths if _shows(path))
+
+
+def _shows(path: str) -> bool:
+    """Say whether a path is there and more than an empty folder, which tells nothing."""
+    try:
+        return bool(os.listdir(path))
+    except (NotADirectoryError, PermissionError):
+        return True
+    except FileNotFoundError:
+        return os.path.islink(path)
 
 
 def other_workspace(facts: Facts) -> str:
@@ -201,9 +212,16 @@ def seccomp(_: Facts) -> str:
     """A system call filter is active, also for calls it has not heard of and for x32."""
     if status("Seccomp") != "2":
         return "no filter"
-    libc = ctypes.CDLL(None, use_errno=True)
-    odd = [number for number in (1000, 0x40000027) if libc.syscall(ctypes.c_long(number)) != -1]
+    odd = [number for number in (1000, 0x40000027) if _works(number)]
     return f"calls {odd} worked" if odd else ""
+
+
+def _works(number: int) -> bool:
+    """Say whether a system call works, from a child: a filter may also kill for it."""
+    child = os.fork()
+    if child == 0:
+        os._exit(ctypes.CDLL(None).syscall(ctypes.c_long(number)) == -1)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def tool_code(facts: Facts) -> str:
@@ -227,6 +245,8 @@ def _folders() -> Iterator[str]:
 
 
 def _wrote(path: str) -> bool:
+    if not os.path.exists(path):  # a mount that another one hides
+        return False
     if not os.path.isdir(path):
         return not stat.S_ISCHR(os.stat(path).st_mode) and _opens_for_writing(path)
     made = os.path.join(path, f".probe{os.getpid()}")
@@ -262,10 +282,11 @@ def kernel_files(_: Facts) -> str:
 def _opens(path: str) -> bool:
     for flags in (os.O_RDONLY, os.O_WRONLY) if "sys/" not in path else (os.O_WRONLY,):
         try:
-            os.close(os.open(path, flags | os.O_NONBLOCK))
+            fd = os.open(path, flags | os.O_NONBLOCK)
         except OSError:
             continue
-        return True
+        with open(fd, "rb"):
+            return os.fstat(fd).st_rdev != NULL  # a mask, as containers have
     return False
 
 

@@ -153,9 +153,12 @@ def test_a_call_that_searches_too_much_is_a_doubt_in_an_allow_and_in_a_deny() ->
     life = Life(with_rules(*rules), prompt="a" * MAX_TEXT)
     assert life.call("mail.send", {"to": ["b"]}) == "rule_allow"
     assert life.call("mail.send", {"to": ["b"] * 100}) == "rule_deny"
-    life = life_with("prompt", prompt=" ".join("ab" * MAX_TEXT))
-    assert life.call("mail.send", {"to": ["a"]}) == "rule_allow"
-    assert life.call("mail.send", {"to": ["a b a"] * 10_000}) == "no_match"
+
+
+def test_a_list_that_is_too_long_to_be_judged_is_a_doubt() -> None:
+    life = life_with("prompt", prompt="a b")
+    assert life.call("mail.send", {"to": ["a"] * 1_000}) == "rule_allow"
+    assert life.call("mail.send", {"to": ["a"] * 1_001}) == "no_match"
 
 
 def test_many_values_that_stand_in_a_task_of_usual_size_are_all_found() -> None:

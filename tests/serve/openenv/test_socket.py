@@ -182,6 +182,7 @@ async def test_an_orderly_end_leaves_nothing_behind(tmp_path: Path) -> None:
             await ask(socket, ECHO)
         with anyio.fail_after(5):
             await none_left(server)
+        assert server.gateway.readiness().detail["sessions"] == 0
 
 
 async def none_left(server: EnvServer) -> None:

@@ -1,0 +1,363 @@
+"""The docker driver beyond the common contract: what it asks of the engine, its attacks, its ends."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+from anyio.abc import SocketStream
+
+from gateway.errors import SandboxError, UsageError
+from gateway.sandbox.contract import Limits, Mount, Sandbox, SandboxSpec, WorkspaceSpec
+from gateway.sandbox.docker import Engine
+from gateway.sandbox.docker_driver import DockerDriver
+from gateway.sandbox.docker_handles import DockerWorkspace
+from gateway.sandbox.docker_owner import DRIVER, OWNER, is_dead, owner
+from gateway.sandbox.probe import PROBES, ProbeResult, run_probes
+
+STAND_IN = Path(__file__).parent / "docker_stand_in.py"
+
+
+def shell(script: str, **settings: Any) -> SandboxSpec:
+    return SandboxSpec("shell", ("/bin/sh", "-c", script), **settings)
+
+
+async def output(sandbox: Sandbox) -> bytes:
+    kept = b""
+    with anyio.fail_after(10):
+        while True:
+            try:
+                kept += await sandbox.receive()
+            except anyio.EndOfStream:
+                return kept
+
+
+@contextmanager
+def asked() -> Generator[Engine]:
+    engine = Engine()
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def left(key: str, value: str) -> bool:
+    """Say whether any container or volume carries the label."""
+    with asked() as engine:
+        return value in engine.labels_in_use(key)
+
+
+# --- isolation ---
+
+
+async def _attack() -> list[ProbeResult]:
+    async with DockerDriver() as driver:
+        return await run_probes(driver)
+
+
+@pytest.fixture(scope="module")
+def results(engine_address: str) -> Iterator[dict[str, ProbeResult]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", engine_address)
+        yield {result.name: result for result in anyio.run(_attack)}
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_the_container_holds(results: dict[str, ProbeResult], name: str) -> None:
+    assert results[name].held, f"{results[name].meaning}: {results[name].detail}"
+
+
+def test_being_killed_for_memory_is_told_apart_from_other_ends(results: dict[str, ProbeResult]) -> None:
+    assert "memory" in results["memory_bomb"].detail
+
+
+async def test_secrets_reach_the_program_and_neither_the_engine_nor_its_files(engine: str) -> None:
+    secret = "hush-86397"
+    async with DockerDriver() as driver:
+        workspace = await driver.open_workspace(WorkspaceSpec())
+        assert isinstance(workspace, DockerWorkspace)
+        sandbox = await driver.acquire(shell("echo $TOKEN; read end", env={"TOKEN": secret}), workspace)
+        assert await sandbox.receive() == f"{secret}\n".encode()
+        with asked() as known:
+            records = [known.inspect(one.container) for one in workspace.sandboxes]
+        assert len(records) == 2
+        assert secret not in json.dumps(records)
+        assert not [line for line in command_lines() if secret in " ".join(line)]
+
+
+def command_lines() -> list[list[str]]:
+    return [words(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+
+
+# --- workspaces ---
+
+
+async def test_a_workspace_outlives_its_servers_and_a_check_sees_it_read_only(engine: str) -> None:
+    async with DockerDriver() as driver:
+        workspace = await driver.open_workspace(WorkspaceSpec())
+        await output(await driver.acquire(shell("echo kept > file"), workspace))
+        check = await driver.acquire(
+            shell("cat file; echo no > file || echo refused", writable=False), workspace
+        )
+        assert await output(check) == b"kept\nrefused\n"
+        assert await workspace.read("file", max_bytes=10) == b"kept\n"
+
+
+async def test_a_seed_too_large_for_its_workspace_is_told_and_leaves_nothing(
+    engine: str, tmp_path: Path
+) -> None:
+    (tmp_path / "large").write_bytes(os.urandom(3 * 2**20))
+    async with DockerDriver() as driver:
+        with pytest.raises(SandboxError, match=r"cannot be filled from .*(No space left|File too large)"):
+            await driver.open_workspace(WorkspaceSpec(seed=tmp_path, disk=2**20))
+        assert not left(DRIVER, driver.label)
+
+
+async def test_a_seed_with_a_special_file_is_refused(engine: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    async with DockerDriver() as driver:
+        with pytest.raises(SandboxError, match="'pipe', which is neither a file, a folder nor a link"):
+            await driver.open_workspace(WorkspaceSpec(seed=tmp_path))
+
+
+async def test_odd_names_times_and_modes_of_a_seed_arrive(engine: str, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff\n odd")
+    odd.mkdir()
+    (odd / "run").write_text("#!/bin/sh\n")
+    (odd / "run").chmod(0o755)
+    os.utime(odd / "run", ns=(10**18, 10**18))
+    async with DockerDriver() as driver:
+        workspace = await driver.open_workspace(WorkspaceSpec(seed=tmp_path))
+        said = await output(await driver.acquire(shell("stat -c '%a %Y %U' */run"), workspace))
+    assert said == b"755 1000000000 agent\n"
+
+
+async def test_a_closed_workspace_refuses(engine: str) -> None:
+    async with DockerDriver() as driver:
+        workspace = await driver.open_workspace(WorkspaceSpec())
+        await workspace.aclose()
+        with pytest.raises(SandboxError, match="closed"):
+            await workspace.digest()
+        with pytest.raises(SandboxError, match="closed"):
+            await driver.acquire(shell("true"), workspace)
+
+
+# --- programs ---
+
+
+async def test_the_limits_of_processes_and_memory_and_the_use_are_those_of_the_container(engine: str) -> None:
+    async with DockerDriver() as driver:
+        workspace = await driver.open_workspace(WorkspaceSpec())
+        spec = shell("sleep 60 & sleep 60 & echo up; wait", limits=Limits(memory=64 * 2**20))
+        sandbox = await driver.acquire(spec, workspace)
+        await sandbox.receive()
+        stats = sandbox.stats()
+    if stats.processes is None:
+        pytest.skip("the engine's control groups cannot be seen from here")
+    assert stats.processes == 3
+    assert stats.memory is not None
+    assert 0 < stats.memory < 64 * 2**20
+
+
+async def test_a_flood_on_one_stream_does_not_hold_up_the_other(engine: str) -> None:
+    async with DockerDriver() as driver:
+        workspace = await driver.open_workspace(WorkspaceSpec())
+        sandbox = await driver.acquire(shell("yes >&2 & while read line; do echo $line; done"), workspace)
+        for _ in range(3):
+            await sandbox.send(b"x\n")
+            with anyio.fail_after(5):
+                assert await sandbox.receive() == b"x\n"
+
+
+async def test_a_mount_that_does_not_exist_is_a_fault_of_the_sandbox(engine: str, tmp_path: Path) -> None:
+    async with DockerDriver() as driver:
+        workspace = await driver.open_workspace(WorkspaceSpec())
+        with pytest.raises(SandboxError, match="does not exist"):
+            await driver.acquire(shell("true", mounts=(Mount(tmp_path / "no", "/opt/thing"),)), workspace)
+
+
+# --- ends ---
+
+
+async def test_nothing_is_left_with_the_engine_once_the_driver_is_left(engine: str) -> None:
+    async with DockerDriver() as driver:
+        workspace = await driver.open_workspace(WorkspaceSpec())
+        await driver.acquire(shell("sleep 60"), workspace)
+        assert left(DRIVER, driver.label)
+    assert not left(DRIVER, driver.label)
+
+
+async def test_two_drivers_of_one_gateway_do_not_meet(engine: str) -> None:
+    async with DockerDriver() as one:
+        sandbox = await one.acquire(shell("read line; echo $line"), await one.open_workspace(WorkspaceSpec()))
+        async with DockerDriver() as two:
+            await two.open_workspace(WorkspaceSpec())
+        await sandbox.send(b"alive\n")
+        assert await sandbox.receive() == b"alive\n"
+
+
+def sleepers(word: str) -> int:
+    return sum(line[:2] == ["sleep", word] for line in command_lines())
+
+
+async def becomes(condition: Callable[[], bool], seconds: float = 2) -> bool:
+    """Say whether something comes true within so many seconds."""
+    until = anyio.current_time() + seconds
+    while anyio.current_time() < until:
+        if await anyio.to_thread.run_sync(condition):
+            return True
+    return condition()
+
+
+@asynccontextmanager
+async def stand_in(sleep: str) -> AsyncGenerator[tuple[subprocess.Popen[bytes], str]]:
+    """Run a gateway with hostile programs; yield it and its driver's label. It is dead at the end."""
+    command = [sys.executable, str(STAND_IN), sleep]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as gateway:  # noqa: ASYNC220 - returns at once
+        try:
+            assert gateway.stdout is not None
+            label = (await anyio.to_thread.run_sync(gateway.stdout.readline)).decode().strip()
+            assert await becomes(lambda: sleepers(sleep) == 4), sleepers(sleep)
+            yield gateway, label
+        finally:
+            gateway.kill()
+
+
+def reapers(label: str) -> list[int]:
+    """Return the processes that wait for the end of the driver with that label."""
+    found = (path for path in Path("/proc").glob("[0-9]*/cmdline"))
+    return [int(path.parent.name) for path in found if f"{DRIVER}={label}" in words(path)]
+
+
+def words(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+async def test_no_process_is_left_two_seconds_after_the_gateway_died(engine: str, by: signal.Signals) -> None:
+    sleep = f"86391.{by.value}"
+    async with stand_in(sleep) as (gateway, label):
+        gateway.send_signal(by)
+        assert await becomes(lambda: sleepers(sleep) == 0)
+        assert await becomes(lambda: not left(DRIVER, label), 10)
+
+
+async def test_a_reaper_that_is_killed_is_replaced(engine: str) -> None:
+    async with stand_in("86392.1") as (gateway, label):
+        (first,) = reapers(label)
+        os.kill(first, signal.SIGKILL)
+        assert await becomes(lambda: reapers(label) not in ([], [first]))
+        gateway.kill()
+        assert await becomes(lambda: sleepers("86392.1") == 0)
+
+
+async def test_a_start_sweeps_what_a_gateway_left_that_died_with_its_reaper(engine: str) -> None:
+    async with stand_in("86393.1") as (gateway, label):
+        (reaper,) = reapers(label)
+        os.kill(gateway.pid, signal.SIGSTOP)  # so that it starts no other
+        os.kill(reaper, signal.SIGKILL)
+        gateway.kill()
+        gateway.wait()
+        assert left(DRIVER, label)
+        async with DockerDriver():
+            assert sleepers("86393.1") == 0
+            assert not left(DRIVER, label)
+
+
+async def test_a_sweep_leaves_a_living_gateway_alone(engine: str) -> None:
+    async with stand_in("86394.1"), DockerDriver():
+        assert sleepers("86394.1") == 4
+
+
+def test_the_mark_of_a_process_tells_the_living_from_the_dead() -> None:
+    mine = owner(os.getpid())
+    boot, namespace, pid, started = mine.split("-")
+    assert not is_dead(mine)
+    assert is_dead(f"{boot}-{namespace}-{pid}-{int(started) + 1}")
+    assert is_dead(f"{'0' * len(boot)}-{namespace}-{pid}-{started}")
+    assert not is_dead(f"{boot}-{int(namespace) + 1}-{pid}-1"), "nothing is known of other pid namespaces"
+
+
+@asynccontextmanager
+async def relay(address: str, place: Path) -> AsyncGenerator[anyio.CancelScope]:
+    """Pass connections to `place` on to an engine, until the block ends or the scope is cancelled."""
+    listener = await anyio.create_unix_listener(place)
+    passing = anyio.CancelScope()
+
+    async def serve(client: SocketStream) -> None:
+        engine = await anyio.connect_unix(address.removeprefix("unix://"))
+        async with client, engine, anyio.create_task_group() as both:
+            both.start_soon(pump, client, engine)
+            both.start_soon(pump, engine, client)
+
+    async def accept() -> None:
+        with passing:
+            async with listener:
+                await listener.serve(serve)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(accept)
+        yield passing
+        passing.cancel()
+
+
+async def pump(source: SocketStream, target: SocketStream) -> None:
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+        async for data in source:
+            await target.send(data)
+        await target.send_eof()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+async def test_an_engine_that_hangs_up_ends_every_sandbox_and_the_reaper_tidies_when_it_is_back(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "engine.sock"
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{place}")
+    driver = DockerDriver()
+    async with relay(engine, place) as passing, driver:
+        sandbox = await driver.acquire(shell("sleep 60"), await driver.open_workspace(WorkspaceSpec()))
+        passing.cancel()
+        with anyio.fail_after(5):
+            assert "engine" in (await sandbox.wait()).reason
+    monkeypatch.setenv("DOCKER_HOST", engine)
+    assert await becomes(lambda: left(DRIVER, driver.label))
+    async with relay(engine, place):
+        assert await becomes(lambda: not left(DRIVER, driver.label), 10)
+    gc.collect()  # the client keeps a socket open that was refused
+
+
+# --- the machine ---
+
+
+async def test_no_engine_is_told_with_the_next_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(UsageError, match=r"apt-get install docker\.io"):
+        async with DockerDriver():
+            raise AssertionError("it opened")
+
+
+async def test_an_engine_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    with pytest.raises(UsageError, match="use a local one"):
+        async with DockerDriver():
+            raise AssertionError("it opened")
+
+
+def test_the_marks_differ_by_process() -> None:
+    assert owner(os.getpid()) != owner(os.getppid())
+    assert OWNER != DRIVER
