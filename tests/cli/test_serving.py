@@ -44,9 +44,11 @@ def test_the_environment_interface_is_there_in_training_mode_only(tmp_path: Path
     with serving(folder, *state, "--mode", "training") as served:
         assert get(f"{served.url}/schema")[0] == 200
         assert get(f"{served.url}/packs/echo/schema")[0] == 200
+        assert "/reset" in json.loads(get(f"{served.url}/openapi.json")[1])["paths"]
     with serving(folder, *state) as served:
-        assert get(f"{served.url}/schema")[0] == 404
+        assert get(f"{served.url}/state")[0] == 404
         assert get(f"{served.url}/packs/echo/state")[0] == 404
+        assert "/reset" not in json.loads(get(f"{served.url}/openapi.json")[1])["paths"]
 
 
 def test_settings_come_from_the_file_and_the_environment(tmp_path: Path) -> None:
