@@ -16,9 +16,9 @@ import anyio
 
 from gateway.core.approvals import ApprovalRequest
 from gateway.core.calls import Principal, Role
+from gateway.core.events import Approved, Expired, Pending, Refused
 from gateway.core.json_types import JsonObject
 from gateway.core.records import approval_record
-from gateway.core.session import Approved, Expired, Pending, Refused
 from gateway.errors import AlreadyAnswered, LedgerError, NotApprover, UnknownApproval
 from gateway.runtime.clock import Clock
 from gateway.runtime.ledger import Ledger

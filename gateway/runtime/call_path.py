@@ -11,8 +11,7 @@ from typing import Protocol
 import anyio
 
 from gateway.core.calls import FailureKind, Outcome, ToolCall
-from gateway.core.json_types import JsonObject
-from gateway.core.session import (
+from gateway.core.events import (
     Acquire,
     Acquired,
     Answer,
@@ -27,6 +26,7 @@ from gateway.core.session import (
     SeekApproval,
     Send,
 )
+from gateway.core.json_types import JsonObject
 from gateway.errors import LedgerError
 from gateway.runtime.approvals import Approvals, Prompt
 from gateway.runtime.clock import Clock

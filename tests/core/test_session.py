@@ -9,10 +9,7 @@ import pytest
 from gateway.core.calls import LOCAL, Answered, Denied, Failed, FailureKind, Front, ServerError, ToolCall
 from gateway.core.catalog import ServerListing, build_catalog
 from gateway.core.decisions import DecisionCode, Effect
-from gateway.core.lock import tool_sha256
-from gateway.core.policy import compile_policy, load_policy
-from gateway.core.policy.in_force import PolicyInForce
-from gateway.core.session import (
+from gateway.core.events import (
     Acquire,
     Acquired,
     Answer,
@@ -24,9 +21,11 @@ from gateway.core.session import (
     RecordLost,
     Returned,
     Send,
-    SessionFacts,
-    SessionMachine,
 )
+from gateway.core.lock import tool_sha256
+from gateway.core.policy import compile_policy, load_policy
+from gateway.core.policy.in_force import PolicyInForce
+from gateway.core.session import SessionFacts, SessionMachine
 
 POLICY = """\
 version: 1

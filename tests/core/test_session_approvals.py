@@ -10,10 +10,7 @@ import pytest
 from gateway.core.calls import LOCAL, Answered, Denied, Failed, FailureKind, Front, Principal, ToolCall
 from gateway.core.catalog import ServerListing, build_catalog
 from gateway.core.decisions import DecisionCode, Effect
-from gateway.core.lock import tool_sha256
-from gateway.core.policy import CompiledPolicy, compile_policy, load_policy
-from gateway.core.policy.in_force import PolicyInForce
-from gateway.core.session import (
+from gateway.core.events import (
     Acquire,
     Acquired,
     Answer,
@@ -30,9 +27,11 @@ from gateway.core.session import (
     Returned,
     SeekApproval,
     Send,
-    SessionFacts,
-    SessionMachine,
 )
+from gateway.core.lock import tool_sha256
+from gateway.core.policy import CompiledPolicy, compile_policy, load_policy
+from gateway.core.policy.in_force import PolicyInForce
+from gateway.core.session import SessionFacts, SessionMachine
 
 ASKS = """\
 version: 1

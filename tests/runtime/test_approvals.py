@@ -14,9 +14,9 @@ from anyio.lowlevel import checkpoint
 from gateway.core.approvals import ApprovalRequest, ApprovalTerms, approval_request
 from gateway.core.calls import Front, Principal, Role, ToolCall
 from gateway.core.decisions import Decision, DecisionCode, Effect
+from gateway.core.events import Approved, Expired, Pending, Refused
 from gateway.core.json_types import JsonObject
 from gateway.core.records import CallIds, ToolIds
-from gateway.core.session import Approved, Expired, Pending, Refused
 from gateway.errors import AlreadyAnswered, LedgerError, NotApprover, UnknownApproval
 from gateway.runtime.approvals import MAX_PER_PRINCIPAL, MAX_WAITING, Answer, Approval, Approvals
 from gateway.testing import ManualClock, MemoryLedger
