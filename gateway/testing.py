@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.core.json_types import JsonObject
 from gateway.errors import LedgerError
+from gateway.runtime.tally import CommitTally
 
 __all__ = ["ManualClock", "MemoryLedger"]
 
@@ -41,6 +42,7 @@ class MemoryLedger:
     def __init__(self, key: bytes = b"a key for tests only, 32 bytes..") -> None:
         self.key = key
         self.healthy = True
+        self.commits = CommitTally()
         self.records: list[JsonObject] = []
 
     async def append(self, body: JsonObject) -> None:
@@ -48,3 +50,4 @@ class MemoryLedger:
         if not self.healthy:
             raise LedgerError("the memory ledger was told to fail")
         self.records.append(body)
+        self.commits.records += 1

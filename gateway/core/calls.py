@@ -40,6 +40,7 @@ class Role(StrEnum):
     AGENT = "agent"
     ORCHESTRATOR = "orchestrator"
     ADMIN = "admin"
+    MONITOR = "monitor"
 
 
 @dataclass(frozen=True, slots=True)

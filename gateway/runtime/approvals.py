@@ -195,6 +195,12 @@ class Approvals:
             entry.shown() for entry in self._by_id.values() if entry.approved is None and _sees(viewer, entry)
         ]
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for an answer."""
+        now = self._clock.monotonic()
+        return sum(entry.approved is None and now < entry.until for entry in self._by_id.values())
+
     async def answer(self, approval_id: str, principal: Principal, *, approve: bool) -> JsonObject:
         """Decide; returns the approval once that is durable.
 

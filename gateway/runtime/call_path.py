@@ -33,7 +33,7 @@ from gateway.runtime.clock import Clock
 from gateway.runtime.sessions import Session
 from gateway.runtime.upstream import Upstream, UpstreamFailure
 
-__all__ = ["CallPath", "Records"]
+__all__ = ["CallPath", "Records", "Told"]
 
 
 class Records(Protocol):
@@ -44,8 +44,18 @@ class Records(Protocol):
         ...
 
 
+class Told(Protocol):
+    """Who is told of each call that ended; see `runtime.tally`."""
+
+    def __call__(
+        self, session: Session, call: ToolCall, outcome: Outcome, seconds: float, at_server: float | None, /
+    ) -> None:
+        """Take note; must neither wait nor raise."""
+        ...
+
+
 class CallPath:
-    """One call of one session on its way through the machine."""
+    """One call of one session on its way through the machine. `told` hears how it ended, whoever left."""
 
     def __init__(
         self,
@@ -56,6 +66,7 @@ class CallPath:
         approvals: Approvals,
         prompt: Prompt | None,
         clock: Clock,
+        told: Told,
     ) -> None:
         self._session = session
         self._call = call
@@ -63,6 +74,9 @@ class CallPath:
         self._approvals = approvals
         self._prompt = prompt
         self._clock = clock
+        self._told = told
+        self._started = clock.monotonic()
+        self._at_server: float | None = None
         self._upstream: Upstream | None = None
 
     async def run(self) -> Outcome:
@@ -78,7 +92,7 @@ class CallPath:
                         await self._abandon()
                 raise
             command = self._advance(event)
-        return command.outcome
+        return self._ended(command.outcome)
 
     def _advance(self, event: Event) -> Command:
         return self._session.machine.receive(self._call.call_id, event, self._clock.monotonic())
@@ -87,6 +101,12 @@ class CallPath:
         command = self._advance(Broke(FailureKind.CANCELLED, "the caller left"))
         while not isinstance(command, Answer):
             command = self._advance(await self._carry_out(command))
+        self._ended(command.outcome)
+
+    def _ended(self, outcome: Outcome) -> Outcome:
+        seconds = self._clock.monotonic() - self._started
+        self._told(self._session, self._call, outcome, seconds, self._at_server)
+        return outcome
 
     async def _carry_out(self, command: Command) -> Event:
         match command:
@@ -118,7 +138,11 @@ class CallPath:
     async def _send(self, tool: str, arguments: JsonObject, meta: JsonObject) -> Event:
         # The very server that was acquired and compared with the lock, never a later one.
         assert self._upstream is not None
-        return Returned(await self._upstream.call(tool, arguments, meta))
+        sent = self._clock.monotonic()
+        try:
+            return Returned(await self._upstream.call(tool, arguments, meta))
+        finally:
+            self._at_server = self._clock.monotonic() - sent
 
 
 async def _attempt(work: Awaitable[Event]) -> Event:

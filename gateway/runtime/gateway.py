@@ -28,6 +28,7 @@ from gateway.runtime.packs import Pack
 from gateway.runtime.pool_shelf import PoolSettings
 from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_pack
 from gateway.runtime.sessions import Session, SessionTable, named_session_id, new_session_id
+from gateway.runtime.tally import CallTally, CommitTally
 from gateway.sandbox.contract import SandboxDriver
 
 __all__ = ["Gateway", "GatewaySettings", "Readiness", "open_gateway"]
@@ -92,6 +93,7 @@ class Gateway:
         self.clock = clock
         self.settings = settings
         self.approvals = Approvals(ledger, clock)
+        self.tally = CallTally()
         self._ledger = ledger
         self._tasks = tasks
         self._sessions = SessionTable(settings.max_sessions, settings.max_sessions_per_principal)
@@ -112,6 +114,30 @@ class Gateway:
     def ready(self) -> bool:
         """Whether a call would be answered now."""
         return not self._draining and self._ledger.healthy
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are on their way."""
+        return self._in_flight
+
+    @property
+    def ledger_healthy(self) -> bool:
+        """Whether records can be written."""
+        return self._ledger.healthy
+
+    @property
+    def commits(self) -> CommitTally:
+        """What the ledger's commits came to."""
+        return self._ledger.commits
+
+    @property
+    def warm_leases(self) -> Mapping[str, int]:
+        """How many sessions' servers stand ready, by pack."""
+        return self._pool.ready_of_packs()
+
+    def live_sessions(self) -> list[Session]:
+        """Return the sessions that are open now."""
+        return list(self._sessions)
 
     def readiness(self) -> Readiness:
         """Return what `/ready` shows."""
@@ -217,6 +243,7 @@ class Gateway:
                 approvals=self.approvals,
                 prompt=prompt,
                 clock=self.clock,
+                told=self.tally.ended,
             )
             return await path.run()
         finally:

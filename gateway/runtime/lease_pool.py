@@ -8,7 +8,7 @@ when nobody comes. The pool is only ever faster than a cold start: whoever finds
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -55,6 +55,13 @@ class LeasePool:
     def ready(self) -> int:
         """How many leases could be handed out."""
         return sum(ready.lease.untouched for shelf in self._shelves.values() for ready in shelf.ready)
+
+    def ready_of_packs(self) -> Mapping[str, int]:
+        """Return how many leases could be handed out, by pack."""
+        counts = Counter[str]()
+        for shelf in self._shelves.values():
+            counts[shelf.served.name] += sum(ready.lease.untouched for ready in shelf.ready)
+        return counts
 
     def take(
         self,

@@ -7,7 +7,7 @@ same workspace; in training the session is over, because its episode is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import anyio
@@ -76,6 +76,10 @@ class Lease:
         """Whether every server runs, and lists what it listed when it started."""
         alive = all(upstream.ended is None and not upstream.stale for upstream in self._live.values())
         return alive and self._live.keys() == self._plans.keys() and not self._closed
+
+    def running(self) -> Iterator[Upstream]:
+        """Yield the servers that run now."""
+        return (upstream for upstream in list(self._live.values()) if upstream.ended is None)
 
     async def start_all(self) -> None:
         """Start every server, before anybody needs it; raises `UpstreamFailure`."""

@@ -19,6 +19,7 @@ from gateway.core.json_types import JsonObject
 from gateway.errors import LedgerError
 from gateway.runtime.clock import Clock
 from gateway.runtime.ledger_writing import MAX_FILE, LedgerFiles, Pending
+from gateway.runtime.tally import CommitTally
 
 __all__ = ["DISK_SECONDS", "GROUP_RECORDS", "FileLedger", "Ledger", "open_ledger"]
 
@@ -39,6 +40,11 @@ class Ledger(Protocol):
     @property
     def healthy(self) -> bool:
         """Whether the last commit succeeded; readiness shows it."""
+        ...
+
+    @property
+    def commits(self) -> CommitTally:
+        """What its commits came to; `/metrics` shows it."""
         ...
 
     async def append(self, body: JsonObject) -> None:
@@ -74,6 +80,7 @@ class FileLedger:
 
     def __init__(self, files: LedgerFiles, clock: Clock) -> None:
         self.key = files.key
+        self.commits = CommitTally()
         self._files = files
         self._clock = clock
         self._gathering: _Group | None = None
@@ -120,15 +127,19 @@ class FileLedger:
         if self._refusal is not None:
             group.failed = self._refusal
             return
+        began = self._clock.monotonic()
         try:
             with anyio.fail_after(DISK_SECONDS):
                 group.refused = await anyio.to_thread.run_sync(
                     self._commit_in_thread, group.batch, limiter=self._one_thread, abandon_on_cancel=True
                 )
             group.failed = None
+            self.commits.done(group.refused, self._clock.monotonic() - began)
         except LedgerError as error:
             group.failed = str(error)
+            self.commits.failed += 1
         except TimeoutError:
+            self.commits.failed += 1
             message = f"the ledger's disk did not answer for {DISK_SECONDS:g} s: restart the gateway"
             group.failed = self._refusal = message
 

@@ -23,6 +23,7 @@ from gateway.serve.endings import Interruptible, OpenRequests
 from gateway.serve.gate import GateLimits
 from gateway.serve.identity import Identity, RequireIdentity, RequireRole
 from gateway.serve.mcp.endpoint import McpEndpoint
+from gateway.serve.metrics import metrics_route
 from gateway.serve.openenv import McpOrDialect, about_routes, env_routes, task_routes
 from gateway.serve.operations import OPEN_PATHS, operation_routes
 from gateway.serve.security import HttpBorder, HttpSecurity
@@ -81,6 +82,7 @@ def build_app(
     return GatewayApp(
         routes=[
             *operation_routes(gateway.readiness),
+            metrics_route(gateway),
             *approval_routes(gateway.approvals),
             *(Route(path, _mcp(face, path, prefixes, episodes, limits)) for path, face in mcp.items()),
             *_about(gateway, prefixes, playable=episodes is not None),
@@ -121,4 +123,4 @@ def _training(episodes: Episodes, prefixes: dict[str, str], limits: GateLimits) 
         routes += env_routes(episodes, pack=pack, prefix=prefix, limits=limits)
     if "" not in prefixes:
         routes += task_routes(episodes.gateway, tuple(episodes.gateway.packs), "", limits)
-    return Mount("", routes=routes, middleware=[Middleware(RequireRole, role=Role.ORCHESTRATOR)])
+    return Mount("", routes=routes, middleware=[Middleware(RequireRole, Role.ORCHESTRATOR)])

@@ -169,17 +169,17 @@ def _challenge(authorization: str | None) -> Response:
 
 
 class RequireRole:
-    """ASGI middleware: answers 403 unless the principal has `role`."""
+    """ASGI middleware: answers 403 unless the principal has one of `roles`."""
 
-    def __init__(self, app: ASGIApp, role: Role) -> None:
+    def __init__(self, app: ASGIApp, *roles: Role) -> None:
         self._app = app
-        self._role = role
+        self._roles = roles
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] in {"http", "websocket"} and self._role not in principal_of(scope).roles:
-            message = f"this needs the role {self._role.value!r}"
-            header = f'{_REALM}, error="insufficient_scope", scope="{self._role.value}"'
+        if scope["type"] in {"http", "websocket"} and principal_of(scope).roles.isdisjoint(self._roles):
+            message = f"this needs the role {' or '.join(repr(role.value) for role in self._roles)}"
+            header = f'{_REALM}, error="insufficient_scope", scope="{self._roles[0].value}"'
             response = problem(403, "forbidden", message, {"WWW-Authenticate": header})
             await refuse(response, scope, receive, send)
             return

@@ -28,7 +28,7 @@ FILE = f"""\
 version: 1
 tokens:
   - {{sha256: "{digest("alice-token")}", principal: alice, client: ci-agent, groups: [leads], roles: [agent]}}
-  - {{sha256: "{digest("root-token").upper()}", principal: root, roles: [agent, orchestrator, admin]}}
+  - {{sha256: "{digest("root-token").upper()}", principal: root, roles: [{", ".join(Role)}]}}
 """
 ALICE = Principal(
     "alice", client="ci-agent", user="alice", groups=frozenset({"leads"}), roles=frozenset({Role.AGENT})

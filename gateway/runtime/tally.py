@@ -1,0 +1,111 @@
+"""What happened, counted as it happens: plain integers that `serve/metrics` reads when it is asked.
+
+Every label comes from a bounded set: fronts, packs, servers and tools of the catalog, outcomes, codes.
+No name that a caller made up, no session and no argument is ever one. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from gateway.core.calls import Answered, Denied, Failed, Outcome, ToolCall
+
+if TYPE_CHECKING:
+    from gateway.runtime.sessions import Session
+
+__all__ = ["CALL_BUCKETS", "COMMIT_BUCKETS", "CallKey", "CallTally", "CommitTally", "Histogram"]
+
+CALL_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds in seconds: a warm call takes a few milliseconds, the longest its deadline."""
+COMMIT_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
+"""Upper bounds in seconds of one commit to disk."""
+
+
+class Histogram:
+    """How often a duration fell between which bounds (seconds), and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...] = CALL_BUCKETS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+
+class CallKey(NamedTuple):
+    """What calls are counted by. `server` and `tool` are empty for a tool that no server has.
+
+    `outcome` is `answered`, `denied` or `failed`; `failure` says how, where it failed.
+    """
+
+    front: str
+    pack: str
+    server: str
+    tool: str
+    outcome: str
+    code: str
+    failure: str
+
+
+@dataclass(slots=True)
+class CallTally:
+    """Calls that ended, by what they were and how; how long they took whole and at their server."""
+
+    calls: Counter[CallKey] = field(default_factory=Counter[CallKey])
+    seconds: dict[tuple[str, str], Histogram] = field(default_factory=dict[tuple[str, str], Histogram])
+    upstream: dict[tuple[str, str], Histogram] = field(default_factory=dict[tuple[str, str], Histogram])
+
+    def ended(
+        self, session: Session, call: ToolCall, outcome: Outcome, seconds: float, at_server: float | None
+    ) -> None:
+        """Count a call that took `seconds`; `at_server` of them at its server, `None` if it was not sent."""
+        pack = session.pack.name
+        tool = session.pack.catalog.tools.get(call.tool)
+        server, name = ("", "") if tool is None else (tool.server, tool.upstream)
+        ended, failure = _how(outcome)
+        # `_value_` is a plain attribute; `value` is a descriptor that takes longer than all the rest here.
+        code = outcome.decision.code._value_
+        self.calls[CallKey(call.front._value_, pack, server, name, ended, code, failure)] += 1
+        _observe(self.seconds, (pack, ended), seconds)
+        if at_server is not None:
+            _observe(self.upstream, (pack, server), at_server)
+
+
+@dataclass(slots=True)
+class CommitTally:
+    """Commits of the ledger: how many records, how long each commit took, how many failed."""
+
+    records: int = 0
+    failed: int = 0
+    seconds: Histogram = field(default_factory=lambda: Histogram(COMMIT_BUCKETS))
+
+    def done(self, refused: Sequence[object | None], seconds: float) -> None:
+        """Count one commit, where each record has `None` or why it was not taken."""
+        self.records += sum(reason is None for reason in refused)
+        self.seconds.observe(seconds)
+
+
+def _observe(histograms: dict[tuple[str, str], Histogram], key: tuple[str, str], seconds: float) -> None:
+    histogram = histograms.get(key)
+    if histogram is None:
+        histogram = histograms[key] = Histogram()
+    histogram.observe(seconds)
+
+
+def _how(outcome: Outcome) -> tuple[str, str]:
+    match outcome:
+        case Answered():
+            return "answered", ""
+        case Denied():
+            return "denied", ""
+        case Failed(kind=kind):
+            return "failed", kind._value_

@@ -1,0 +1,175 @@
+"""`/metrics` for Prometheus. Everything is read when somebody asks: a call only adds to plain integers.
+
+A registry of our own, made with the route; no global state of the library is used. Names and labels are
+a public interface (docs/operations.md). No session, principal or argument is ever a label.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from gateway import __version__
+from gateway.core.calls import Role
+from gateway.runtime.gateway import Gateway
+from gateway.runtime.tally import CallKey, Histogram
+from gateway.serve.identity import RequireRole
+
+__all__ = ["GatewayCollector", "metrics_route"]
+
+
+def metrics_route(gateway: Gateway) -> BaseRoute:
+    """Return the route; it needs the role `monitor` or `admin`."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(GatewayCollector(gateway))
+    ProcessCollector(registry=registry)
+
+    async def metrics(request: Request) -> Response:
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        # The encoder names the media type, charset included.
+        return Response(encode(registry), headers={"Content-Type": media_type, "Cache-Control": "no-store"})
+
+    return Route("/metrics", metrics, middleware=[Middleware(RequireRole, Role.MONITOR, Role.ADMIN)])
+
+
+class GatewayCollector(Collector):
+    """The metric families of one gateway, as it is at the moment of `collect`."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every family."""
+        yield from self._about()
+        yield from self._calls()
+        yield from self._sessions()
+        yield from self._ledger()
+        yield from self._policies()
+
+    def _about(self) -> Iterator[Metric]:
+        gateway = self._gateway
+        labels = {"version": __version__, "mode": gateway.settings.mode, "sandbox": gateway.driver.name}
+        about = GaugeMetricFamily("sandgate_build_info", "What runs here.", labels=list(labels))
+        about.add_metric(list(labels.values()), 1)
+        yield about
+        yield _gauge("sandgate_ready", "Whether a call would be answered now.", gateway.ready)
+        yield _gauge("sandgate_draining", "Whether new calls are turned away.", gateway.draining)
+
+    def _calls(self) -> Iterator[Metric]:
+        tally = self._gateway.tally
+        yield _counters(
+            "sandgate_calls",
+            "Calls that ended, by what was called and how it ended.",
+            CallKey._fields,
+            tally.calls,
+        )
+        yield _histograms(
+            "sandgate_call_duration_seconds",
+            "From a call's arrival to its answer, both ledger records included.",
+            ("pack", "outcome"),
+            tally.seconds,
+        )
+        yield _histograms(
+            "sandgate_upstream_duration_seconds",
+            "The part of a call that its tool server took.",
+            ("pack", "server"),
+            tally.upstream,
+        )
+        yield _gauge("sandgate_calls_in_flight", "Calls on their way.", self._gateway.in_flight)
+        yield _gauge(
+            "sandgate_approvals_waiting", "Approvals nobody has answered.", self._gateway.approvals.waiting
+        )
+
+    def _sessions(self) -> Iterator[Metric]:
+        gateway = self._gateway
+        sessions, servers = Counter(dict.fromkeys(gateway.packs, 0)), Counter[tuple[str, str]]()
+        for session in gateway.live_sessions():
+            sessions[session.pack.name] += 1
+            servers.update((session.pack.name, upstream.name) for upstream in session.lease.running())
+        yield _gauges("sandgate_sessions", "Open sessions.", ("pack",), _one(sessions))
+        yield _gauge("sandgate_sessions_limit", "Sessions that may be open.", gateway.settings.max_sessions)
+        yield _gauges(
+            "sandgate_sandboxes", "Sandboxes in which a session's server runs.", ("pack", "server"), servers
+        )
+        warm = dict.fromkeys(gateway.packs, 0) | dict(gateway.warm_leases)
+        yield _gauges(
+            "sandgate_warm_leases", "Sessions' servers that stand ready, unused.", ("pack",), _one(warm)
+        )
+
+    def _ledger(self) -> Iterator[Metric]:
+        commits = self._gateway.commits
+        yield _gauge(
+            "sandgate_ledger_healthy", "Whether records can be written.", self._gateway.ledger_healthy
+        )
+        yield CounterMetricFamily(
+            "sandgate_ledger_records", "Records made durable since the start.", value=commits.records
+        )
+        yield CounterMetricFamily(
+            "sandgate_ledger_commit_failures", "Commits that failed.", value=commits.failed
+        )
+        yield _histograms(
+            "sandgate_ledger_commit_duration_seconds",
+            "What a commit of one or more records took.",
+            (),
+            {(): commits.seconds},
+        )
+
+    def _policies(self) -> Iterator[Metric]:
+        labels = ("pack", "file", "sha256")
+        told = {
+            (name, served.policy.file or "", served.policy.sha256 or ""): 1
+            for name, served in self._gateway.packs.items()
+        }
+        yield _gauges("sandgate_policy_info", "The policy in force.", labels, told)
+        refused = {
+            (name,): int(served.in_force.refused is not None) for name, served in self._gateway.packs.items()
+        }
+        yield _gauges(
+            "sandgate_policy_refused",
+            "Whether the policy file on disk was refused and an older one is in force.",
+            ("pack",),
+            refused,
+        )
+
+
+def _gauge(name: str, says: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, says, value=value)
+
+
+def _gauges(name: str, says: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> Metric:
+    family = GaugeMetricFamily(name, says, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _counters(name: str, says: str, labels: Sequence[str], values: Mapping[CallKey, int]) -> Metric:
+    family = CounterMetricFamily(name, says, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _histograms(
+    name: str, says: str, labels: Sequence[str], values: Mapping[tuple[str, ...], Histogram]
+) -> Metric:
+    family = HistogramMetricFamily(name, says, labels=labels)
+    for key, histogram in values.items():
+        sums = zip((*map(str, histogram.bounds), "+Inf"), accumulate(histogram.counts), strict=True)
+        family.add_metric(key, list(sums), histogram.total)
+    return family
+
+
+def _one(values: Mapping[str, int]) -> dict[tuple[str, ...], int]:
+    return {(name,): value for name, value in values.items()}
