@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.core.json_types import JsonObject
 from gateway.errors import LedgerError
+from gateway.loop import Promise
 from gateway.runtime.tally import CommitTally
 
 __all__ = ["ManualClock", "MemoryLedger"]
@@ -45,9 +46,17 @@ class MemoryLedger:
         self.commits = CommitTally()
         self.records: list[JsonObject] = []
 
+    def begin(self, body: JsonObject) -> Promise[None]:
+        """Keep `body`, at once; broken with a `LedgerError` while not `healthy`."""
+        written = Promise[None]()
+        if self.healthy:
+            self.records.append(body)
+            self.commits.records += 1
+            written.keep(None)
+        else:
+            written.break_with(LedgerError("the memory ledger was told to fail"))
+        return written
+
     async def append(self, body: JsonObject) -> None:
         """Keep `body`; raises `LedgerError` while not `healthy`."""
-        if not self.healthy:
-            raise LedgerError("the memory ledger was told to fail")
-        self.records.append(body)
-        self.commits.records += 1
+        await self.begin(body)

@@ -28,6 +28,7 @@ from gateway.core.events import (
 )
 from gateway.core.json_types import JsonObject
 from gateway.errors import LedgerError
+from gateway.loop import Promise
 from gateway.runtime.approvals import Approvals, Prompt
 from gateway.runtime.clock import Clock
 from gateway.runtime.sessions import Session
@@ -39,8 +40,8 @@ __all__ = ["CallPath", "Records", "Told"]
 class Records(Protocol):
     """Where records become durable."""
 
-    async def append(self, body: JsonObject) -> None:
-        """Return once `body` is on disk; raises `LedgerError`."""
+    def begin(self, body: JsonObject) -> Promise[None]:
+        """Have `body` written, whoever waits for it: kept once it is on disk, else a `LedgerError`."""
         ...
 
 
@@ -77,21 +78,26 @@ class CallPath:
         self._told = told
         self._started = clock.monotonic()
         self._at_server: float | None = None
+        self._record: Promise[None] | None = None
         self._upstream: Upstream | None = None
 
     async def run(self) -> Outcome:
         """Take the call to its outcome. Cancelled, it records that the caller left, then lets go."""
         session = self._session
         command = self._advance(Called(self._call, session.episode, session.step, self._clock.now()))
+        left: BaseException | None = None
         while not isinstance(command, Answer):
             try:
-                event = await self._carry_out(command)
-            except anyio.get_cancelled_exc_class():
-                if isinstance(command, SeekApproval | Acquire | Send):
-                    with anyio.CancelScope(shield=True):
+                if left is not None and not isinstance(command, Record):
+                    raise left
+                command = self._advance(await self._carry_out(command))
+            except anyio.get_cancelled_exc_class() as cancelled:
+                with anyio.CancelScope(shield=True):
+                    if not isinstance(command, Record):
                         await self._abandon()
-                raise
-            command = self._advance(event)
+                        raise
+                    # A record once begun is finished: no call without its outcome.
+                    left, command = cancelled, self._advance(await self._recorded())
         return self._ended(command.outcome)
 
     def _advance(self, event: Event) -> Command:
@@ -111,7 +117,8 @@ class CallPath:
     async def _carry_out(self, command: Command) -> Event:
         match command:
             case Record(body):
-                return await self._record(body)
+                self._record = self._records.begin(body)
+                return await self._recorded()
             case SeekApproval(request):
                 return await self._approvals.seek(request, self._prompt)
             case Acquire(server):
@@ -121,15 +128,13 @@ class CallPath:
             case Answer():
                 raise RuntimeError("an answer is given, not carried out")
 
-    async def _record(self, body: JsonObject) -> Event:
-        event: Event = Recorded()
-        # A record once begun is finished even if the caller leaves: no call without its outcome.
-        with anyio.CancelScope(shield=True):
-            try:
-                await self._records.append(body)
-            except LedgerError as error:
-                event = RecordLost(str(error))
-        return event
+    async def _recorded(self) -> Event:
+        assert self._record is not None
+        try:
+            await self._record
+        except LedgerError as error:
+            return RecordLost(str(error))
+        return Recorded()
 
     async def _acquire(self, server: str) -> Event:
         self._upstream = await self._session.lease.server(server)

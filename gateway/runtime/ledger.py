@@ -1,27 +1,32 @@
-"""The ledger: `append` returns once the record is on disk. Group commit; the files are `ledger_writing`'s.
+"""The ledger: a record is acknowledged once it is on disk. Group commit; the files are `ledger_writing`'s.
 
-The first record to arrive begins a group and leads it: it waits for its turn at the disk, and whatever
-arrives until then joins. So a caller alone is committed at once, and many share one sync.
+One thread does the writing. Whatever arrives while it is at it, or in the same turn of the loop, is
+the next group: so a caller alone is committed at once, and many share one sync.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from queue import SimpleQueue
+from typing import NamedTuple, Protocol, TypeAlias
 
 import anyio
 import anyio.to_thread
 
 from gateway.core.json_types import JsonObject
 from gateway.errors import LedgerError
+from gateway.loop import Promise, Timer, current_loop
 from gateway.runtime.clock import Clock
-from gateway.runtime.ledger_writing import MAX_FILE, LedgerFiles, Pending
+from gateway.runtime.ledger_writing import MAX_FILE, LedgerFiles
 from gateway.runtime.tally import CommitTally
 
 __all__ = ["DISK_SECONDS", "GROUP_RECORDS", "FileLedger", "Ledger", "open_ledger"]
+
+logger = logging.getLogger(__name__)
 
 GROUP_RECORDS = 64
 """Most records of one group."""
@@ -47,113 +52,154 @@ class Ledger(Protocol):
         """What its commits came to; `/metrics` shows it."""
         ...
 
+    def begin(self, body: JsonObject) -> Promise[None]:
+        """Have a record written, whoever waits for it: kept once it is durable, else a `LedgerError`.
+
+        `body` is one of `gateway.core.records` and is not changed by the caller any more.
+        """
+        ...
+
     async def append(self, body: JsonObject) -> None:
         """Return once the record is durable; raises `LedgerError` if it is not.
 
-        `body` is one of `gateway.core.records` and is not changed by the caller any more. Cancelled, the
-        record may or may not be written.
+        Cancelled, the record may or may not be written.
         """
         ...
 
 
-class _Group:
-    """Records that become durable together; `failed` or `refused[i]` says why one did not."""
+class _Entry(NamedTuple):
+    """A record on its way: when it came, in unix seconds, and who is told."""
 
-    __slots__ = ("batch", "done", "failed", "refused")
+    body: JsonObject
+    ts: float
+    written: Promise[None]
 
-    def __init__(self) -> None:
-        self.batch: list[Pending] = []
-        self.done = anyio.Event()
-        self.failed: str | None = "the gateway stopped before the record was known to be written"
-        self.refused: Sequence[LedgerError | None] = ()
 
-    def tell(self, place: int) -> None:
-        """Raise what the record at `place` has to be told."""
-        if self.failed is not None:
-            raise LedgerError(self.failed)
-        if (refused := self.refused[place]) is not None:
-            raise refused
+_Told: TypeAlias = "Sequence[LedgerError | None] | LedgerError"
+"""What became of a group: what each record has to be told, or what all have."""
 
 
 class FileLedger:
-    """The `Ledger` of a state folder. Made by `open_ledger`."""
+    """The `Ledger` of a state folder. Made by `open_ledger`, in the loop that uses it."""
 
     def __init__(self, files: LedgerFiles, clock: Clock) -> None:
         self.key = files.key
         self.commits = CommitTally()
         self._files = files
         self._clock = clock
-        self._gathering: _Group | None = None
-        self._turn = anyio.Lock()
-        self._one_thread = anyio.CapacityLimiter(1)
-        self._mutex = threading.Lock()
+        self._gathering: list[_Entry] = []
+        self._committing: Sequence[_Entry] = ()
+        self._busy = False
+        self._idle = Promise[None]()
         self._refusal: str | None = None
+        self._began = 0.0
+        self._patience: Timer | None = None
+        self._loop = current_loop()
+        self._groups = SimpleQueue[Sequence[_Entry] | None]()
+        self._thread = threading.Thread(target=self._write, name="sandgate-ledger", daemon=True)
+        self._thread.start()
 
     @property
     def healthy(self) -> bool:
         """Whether the last commit succeeded and more can come."""
         return self._files.healthy and self._refusal is None
 
+    def begin(self, body: JsonObject) -> Promise[None]:
+        """Have a record written, whoever waits for it."""
+        written = Promise[None]()
+        if self._refusal is not None:
+            written.break_with(LedgerError(self._refusal))
+            return written
+        self._gathering.append(_Entry(body, self._clock.now(), written))
+        if not self._busy:
+            self._busy = True
+            self._loop.call_soon(self._hand_over)
+        return written
+
     async def append(self, body: JsonObject) -> None:
         """Return once the record is durable; raises `LedgerError` if it is not."""
-        if self._refusal is not None:
-            raise LedgerError(self._refusal)
-        group, leads = self._gathering, False
-        if group is None or len(group.batch) >= GROUP_RECORDS:
-            group, leads = _Group(), True
-            self._gathering = group
-        place = len(group.batch)
-        group.batch.append((body, self._clock.now()))
-        if leads:
-            await self._lead(group)
-        else:
-            await group.done.wait()
-        group.tell(place)
+        await self.begin(body)
 
-    async def _lead(self, group: _Group) -> None:
-        """Commit `group` when its turn comes; others wait for it, so a cancellation does not stop this."""
-        try:
-            with anyio.CancelScope(shield=True):
-                async with self._turn:
-                    if self._gathering is group:
-                        self._gathering = None
-                    await self._commit(group)
-        finally:
-            if self._gathering is group:
-                self._gathering = None
-            group.done.set()
+    # -- in the loop
 
-    async def _commit(self, group: _Group) -> None:
-        if self._refusal is not None:
-            group.failed = self._refusal
+    def _hand_over(self) -> None:
+        """Give the thread the next group, or note that there is none."""
+        if not self._gathering:
+            self._busy = False
+            self._idle.keep(None)
             return
-        began = self._clock.monotonic()
-        try:
-            with anyio.fail_after(DISK_SECONDS):
-                group.refused = await anyio.to_thread.run_sync(
-                    self._commit_in_thread, group.batch, limiter=self._one_thread, abandon_on_cancel=True
-                )
-            group.failed = None
-            self.commits.done(group.refused, self._clock.monotonic() - began)
-        except LedgerError as error:
-            group.failed = str(error)
-            self.commits.failed += 1
-        except TimeoutError:
-            self.commits.failed += 1
-            message = f"the ledger's disk did not answer for {DISK_SECONDS:g} s: restart the gateway"
-            group.failed = self._refusal = message
+        group, self._gathering = self._gathering[:GROUP_RECORDS], self._gathering[GROUP_RECORDS:]
+        self._committing, self._began = group, self._clock.monotonic()
+        self._patience = self._loop.call_later(DISK_SECONDS, self._give_up)
+        self._groups.put(group)
 
-    def _commit_in_thread(self, batch: Sequence[Pending]) -> list[LedgerError | None]:
-        with self._mutex:  # a thread given up on may still be at it
-            return self._files.commit(batch)
+    def _committed(self, told: _Told) -> None:
+        if self._patience is None:
+            return  # given up meanwhile: everybody was told
+        self._patience.cancel()
+        self._patience = None
+        if isinstance(told, LedgerError):
+            self.commits.failed += 1
+        else:
+            self.commits.done(told, self._clock.monotonic() - self._began)
+        _tell(self._committing, told)
+        self._hand_over()
+
+    def _give_up(self) -> None:
+        """Stop waiting for a disk that does not answer. Its thread is left to itself."""
+        self._patience = None
+        self.commits.failed += 1
+        self._refusal = f"the ledger's disk did not answer for {DISK_SECONDS:g} s: restart the gateway"
+        _tell([*self._committing, *self._gathering], LedgerError(self._refusal))
+        self._gathering = []
+        self._hand_over()
+
+    # -- in the thread
+
+    def _write(self) -> None:
+        while (group := self._groups.get()) is not None:
+            told: _Told
+            try:
+                told = self._files.commit([(entry.body, entry.ts) for entry in group])
+            except LedgerError as error:
+                told = error
+            except Exception:
+                # Whoever waits has to be told of a fault of ours too, and later records as well.
+                logger.exception("writing the ledger failed")
+                told = LedgerError("the ledger could not be written: internal error")
+            try:
+                self._loop.call_soon_threadsafe(self._committed, told)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
+
+    # -- the end
 
     async def aclose(self) -> None:
         """Write what waits, then release the folder. Idempotent."""
         with anyio.CancelScope(shield=True):
-            async with self._turn:
-                stuck, self._refusal = self._refusal, self._refusal or "the ledger is closed"
-                if stuck is None:
-                    await anyio.to_thread.run_sync(self._files.close, limiter=self._one_thread)
+            while self._busy:
+                self._idle = Promise[None]()
+                await self._idle
+            if self._refusal is None:
+                self._refusal = "the ledger is closed"
+                self._groups.put(None)
+                await anyio.to_thread.run_sync(self._finish)
+
+    def _finish(self) -> None:
+        self._thread.join()
+        self._files.close()
+
+
+def _tell(group: Sequence[_Entry], told: _Told) -> None:
+    if isinstance(told, LedgerError):
+        for entry in group:
+            entry.written.break_with(told)
+        return
+    for entry, refused in zip(group, told, strict=True):
+        if refused is None:
+            entry.written.keep(None)
+        else:
+            entry.written.break_with(refused)
 
 
 @asynccontextmanager

@@ -1,0 +1,100 @@
+"""The event loop's own primitives, for the path of a call: there anyio's cost more than the work itself.
+
+The only module that names asyncio. No task is made here: a promise has one owner, who keeps or breaks
+it, and one who waits; what runs is whoever awaits, or a callback of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+__all__ = ["EventLoop", "Promise", "Timer", "current_loop"]
+
+T = TypeVar("T")
+
+
+class Timer(Protocol):
+    """A call that the loop will make."""
+
+    def cancel(self) -> None:
+        """Do not make it. Idempotent."""
+        ...
+
+
+class EventLoop(Protocol):
+    """What of an event loop is used here; asyncio's and uvloop's have it."""
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> object:
+        """Call back in the next turn of the loop."""
+        ...
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> object:
+        """Likewise, from another thread."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call back in `delay` seconds."""
+        ...
+
+    def add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
+        """Call back whenever `fd` has something to read, until `remove_reader`."""
+        ...
+
+    def remove_reader(self, fd: int) -> bool:
+        """Stop that; whether it was so."""
+        ...
+
+    def add_writer(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
+        """Call back whenever `fd` takes something, until `remove_writer`."""
+        ...
+
+    def remove_writer(self, fd: int) -> bool:
+        """Stop that; whether it was so."""
+        ...
+
+
+def current_loop() -> EventLoop:
+    """Return the loop that runs this."""
+    return cast("EventLoop", asyncio.get_running_loop())
+
+
+class Promise(Generic[T]):
+    """A value that is known later. Awaiting it again after a cancellation is fine, at once by two is not.
+
+    Kept or broken by its owner, once: what comes second changes nothing.
+    """
+
+    __slots__ = ("_error", "_value", "_waiter", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._value: T | None = None
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def keep(self, value: T) -> None:
+        """Let the value be known."""
+        if not self.done:
+            self.done, self._value = True, value
+            self._wake()
+
+    def break_with(self, error: Exception) -> None:
+        """Let it be known that there is no value: whoever awaits gets `error` raised."""
+        if not self.done:
+            self.done, self._error = True, error
+            self._wake()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait for the value."""
+        if not self.done:
+            self._waiter = asyncio.get_running_loop().create_future()
+            yield from self._waiter
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._value)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
