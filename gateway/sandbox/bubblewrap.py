@@ -18,8 +18,8 @@ import anyio
 from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError, UsageError
 
-from .contract import Exit, Sandbox, SandboxSpec, Workspace, WorkspaceSpec
-from .handles import BubblewrapSandbox, BubblewrapWorkspace
+from .contract import Exit, Sandbox, SandboxSpec, Snapshot, Workspace, WorkspaceSpec
+from .handles import BubblewrapSandbox, BubblewrapSnapshot, BubblewrapWorkspace
 from .launcher_client import Launcher, LauncherGone, Reply
 from .pipes import Pipes
 from .seccomp import assemble, profile_file, read_profile
@@ -58,6 +58,7 @@ class BubblewrapDriver:
         self._seeding = anyio.Lock()
         self._sandboxes: dict[int, tuple[BubblewrapSandbox, BubblewrapWorkspace]] = {}
         self._workspaces: set[BubblewrapWorkspace] = set()
+        self._snapshots: set[BubblewrapSnapshot] = set()
         self._uids: list[int] = []
         self._bwrap = ""
         self._opened: Launcher | None = None
@@ -93,6 +94,8 @@ class BubblewrapDriver:
                 await sandbox.kill()
             for workspace in list(self._workspaces):
                 await workspace.aclose()
+            for snapshot in list(self._snapshots):
+                await snapshot.aclose()
             await self._launcher.aclose()
             self._drop_seeds()
 
@@ -143,10 +146,20 @@ class BubblewrapDriver:
         return workspace
 
     async def _pin(self, spec: WorkspaceSpec, uid: int) -> Reply:
-        seed = await self._seed(spec.seed) if spec.seed else None
-        overlay = seed is not None and self._machine.overlays and seed[2] >= COPY_BELOW
+        start = await self._start_of(spec)
+        overlay = start is not None and self._machine.overlays and start[1] >= COPY_BELOW
         request: JsonObject = {"op": "workspace", "uid": uid, "disk": spec.disk, "inodes": spec.inodes}
-        return await self._launcher.ask(request | {"overlay": overlay}, seed[:1] if seed else ())
+        return await self._launcher.ask(request | {"overlay": overlay}, start[:1] if start else ())
+
+    async def _start_of(self, spec: WorkspaceSpec) -> tuple[int, int] | None:
+        """Return what a workspace starts as: the namespace of a pin, and how many entries it has."""
+        if spec.snapshot is not None:
+            assert isinstance(spec.snapshot, BubblewrapSnapshot)
+            return spec.snapshot.pin.namespace, spec.snapshot.entries
+        if spec.seed is not None:
+            namespace, _, entries = await self._seed(spec.seed)
+            return namespace, entries
+        return None
 
     async def _seed(self, source: Path) -> tuple[int, int, int]:
         async with self._seeding:
@@ -154,6 +167,27 @@ class BubblewrapDriver:
                 reply = await self._launcher.ask({"op": "seed", "source": _real(source)})
                 self._seeds[source] = (*cast(tuple[int, int], reply.fds), cast(int, reply.body["entries"]))
             return self._seeds[source]
+
+    async def snapshot(self, workspace: BubblewrapWorkspace) -> Snapshot:
+        """As `contract.Workspace.snapshot`; it is a copy in memory, counted nowhere but there."""
+        try:
+            reply = await self._copy(workspace)
+        except LauncherGone:
+            reply = await self._copy(workspace)
+        fds, entries = cast(tuple[int, int], reply.fds), cast(int, reply.body["entries"])
+        snapshot = BubblewrapSnapshot(fds, entries, self._snapshots.discard)
+        self._snapshots.add(snapshot)
+        try:
+            with snapshot.pin.reader() as reader:
+                snapshot.digest = await reader.digest()
+        except BaseException:
+            await snapshot.aclose()
+            raise
+        return snapshot
+
+    async def _copy(self, workspace: BubblewrapWorkspace) -> Reply:
+        request: JsonObject = {"op": "snapshot", "disk": workspace.spec.disk, "inodes": workspace.spec.inodes}
+        return await self._launcher.ask(request, (workspace.pin.namespace,))
 
     def _take_uid(self) -> int:
         if not self._machine.root:
@@ -183,7 +217,9 @@ class BubblewrapDriver:
         sandbox = BubblewrapSandbox(self, number, spec.name, pipes)
         self._sandboxes[number] = (sandbox, workspace)
         try:
-            reply = await self._launcher.ask(request | {"id": number}, (*pipes.theirs, workspace.namespace))
+            reply = await self._launcher.ask(
+                request | {"id": number}, (*pipes.theirs, workspace.pin.namespace)
+            )
         except SandboxError:
             self._sandboxes.pop(number, None)
             pipes.close()
@@ -229,8 +265,8 @@ class BubblewrapDriver:
         self._sandboxes.clear()
         if self._found is not None and not self._found.root:
             self._drop_seeds()
-            for workspace in self._workspaces:
-                workspace.strand()
+            for held in (*self._workspaces, *self._snapshots):
+                held.pin.strand()
 
 
 def _find_bwrap() -> str:

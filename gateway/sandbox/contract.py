@@ -2,8 +2,9 @@
 
 A *workspace* is the writable folder of one session; a *sandbox* is one tool server of that
 session, running over the workspace. Reset is never a clean-up: it is a new workspace and new
-sandboxes (a new generation). Dropping the last reference to either leaves nothing behind, also
-when the gateway is killed.
+sandboxes (a new generation). A *snapshot* is what a workspace held at one moment, frozen, for others
+to start from. Dropping the last reference to any of them leaves nothing behind, also when the gateway
+is killed.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 __all__ = [
     "Exit",
+    "FileEntry",
     "Limits",
     "Mount",
     "Sandbox",
     "SandboxDriver",
     "SandboxSpec",
     "SandboxStats",
+    "Snapshot",
     "Workspace",
     "WorkspaceSpec",
 ]
@@ -63,12 +66,30 @@ class SandboxSpec:
     writable: bool = True
 
 
+class Snapshot(Protocol):
+    """What a workspace held at one moment. Any number of workspaces of the same driver can start as it.
+
+    `digest` is what `Workspace.digest` of each of them says before anything runs over it.
+    """
+
+    digest: str
+
+    async def aclose(self) -> None:
+        """Let go of it; workspaces that started from it keep their files. Idempotent."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class WorkspaceSpec:
-    """Where a session's files stand inside (`path`), what they start as, how large they may grow."""
+    """Where a session's files stand inside (`path`), what they start as, how large they may grow.
+
+    They start as `snapshot` where one is given, else as `seed`, else as nothing. `disk` and `inodes`
+    hold what a session adds; what it starts as is not counted where it is not copied.
+    """
 
     path: str = "/workspace"
     seed: Path | None = None
+    snapshot: Snapshot | None = None
     disk: int = 256 * 2**20
     inodes: int = 65_536
 
@@ -90,21 +111,59 @@ class SandboxStats:
     oom_kills: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One entry of a workspace. `path` is relative; a name that is no UTF-8 is as `os.fsdecode` gives it.
+
+    `size` is in bytes, 0 for all but files; `mode` the permission bits.
+    """
+
+    path: str
+    kind: Literal["file", "folder", "link", "special"]
+    size: int
+    mode: int
+
+
 class Workspace(Protocol):
-    """The files of one session."""
+    """The files of one session. Reading them follows no link and runs nothing of the session's."""
 
     path: str
 
     async def read(self, relative: str, *, max_bytes: int) -> bytes:
-        """Return a regular file's bytes; symlinks are never followed out of the workspace.
+        """Return a regular file's bytes; no symlink is followed, wherever it leads.
 
         Raises `FileNotFoundError`, `IsADirectoryError`, `PermissionError` (a link or special file)
         or `ValueError` (larger than `max_bytes`).
         """
         ...
 
+    async def files(self, *, max_entries: int = 10_000) -> tuple[FileEntry, ...]:
+        """Return everything in it, by path, a folder before what is in it.
+
+        Raises `ValueError` where there is more than `max_entries`, `SandboxError` where folders are
+        nested too deeply.
+        """
+        ...
+
+    async def crosses_link(self, relative: str) -> bool:
+        """Say whether the way to `relative` leads over a symlink now, or cannot be told.
+
+        What does not exist leads nowhere: False. A path that leaves the workspace cannot be told: True.
+        """
+        ...
+
     async def digest(self) -> str:
-        """Return the SHA-256 (hex) over names, kinds, modes and contents, independent of order and times."""
+        """Return the SHA-256 (hex) over names, kinds, modes and contents, independent of order and times.
+
+        Raises `SandboxError` where folders are nested too deeply.
+        """
+        ...
+
+    async def snapshot(self) -> Snapshot:
+        """Freeze what it holds now. Raises `SandboxError`.
+
+        What runs over it meanwhile may be caught between two writes: wait for its answer first.
+        """
         ...
 
     async def aclose(self) -> None:

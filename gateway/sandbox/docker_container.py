@@ -141,7 +141,7 @@ def _mounts(spec: SandboxSpec, place: Place) -> list[JsonValue]:
     here = Path(__file__).parent
     helpers = {"start.py": here / "inside/start.py", "keep.py": here / "inside/keep.py"}
     shown = [(str(source), f"{HELPERS}/{name}") for name, source in helpers.items()]
-    shown.append((str(here / "workspace.py"), f"{HELPERS}/workspace.py"))
+    shown += [(str(here / name), f"{HELPERS}/{name}") for name in ("workspace.py", "workspace_tree.py")]
     wanted = sorted(spec.mounts, key=lambda mount: mount.target.count("/"))
     shown += [(os.path.realpath(mount.source), mount.target) for mount in wanted]
     return [*(_bind(source, target) for source, target in shown), _workspace(spec, place)]

@@ -20,15 +20,15 @@ import anyio.to_thread
 
 from gateway.errors import SandboxError
 
-from .contract import Exit, Sandbox, SandboxSpec, Workspace, WorkspaceSpec
+from .contract import Exit, Sandbox, SandboxSpec, Snapshot, Workspace, WorkspaceSpec
 from .docker import Ended, Engine
 from .docker_container import Place, container_config, control_groups, first_words, volume_config
-from .docker_handles import KILLED, DockerSandbox, DockerWorkspace
+from .docker_handles import KILLED, DockerSandbox, DockerSnapshot, DockerWorkspace
 from .docker_keeper import keeper_spec
 from .docker_owner import DRIVER, OWNER, is_dead, owner
 from .docker_reaper import remove_all
 from .docker_reaping import Reaper
-from .docker_seeds import FrozenSeed
+from .docker_seeds import FrozenSeed, Packed
 from .docker_streams import AttachedStreams
 from .images import ensure_image, read_recipe
 from .seccomp import profile_file
@@ -58,6 +58,7 @@ class DockerDriver:
         self._seeding = anyio.Lock()
         self._sandboxes: dict[str, DockerSandbox] = {}
         self._workspaces: set[DockerWorkspace] = set()
+        self._snapshots: set[DockerSnapshot] = set()
         self._opened: Engine | None = None
         self._image = ""
 
@@ -87,6 +88,8 @@ class DockerDriver:
             async with anyio.create_task_group() as closing:
                 for workspace in list(self._workspaces):
                     closing.start_soon(workspace.aclose)
+            for snapshot in list(self._snapshots):
+                await snapshot.aclose()
             for seed in self._seeds.values():
                 seed.close()
             self._seeds.clear()
@@ -162,7 +165,7 @@ class DockerDriver:
     async def open_workspace(self, spec: WorkspaceSpec) -> Workspace:
         """As `contract.SandboxDriver.open_workspace`; a seed is read once per driver and frozen then."""
         check_target(spec.path)
-        seed = await self._seed(spec.seed) if spec.seed else None
+        seed = await self._start_of(spec)
         volume = await self._call(self._engine.create_volume, volume_config(spec), self._labels)
         workspace = DockerWorkspace(self, spec, volume)
         self._workspaces.add(workspace)
@@ -174,6 +177,25 @@ class DockerDriver:
             await workspace.aclose()
             raise
         return workspace
+
+    async def _start_of(self, spec: WorkspaceSpec) -> Packed | None:
+        if spec.snapshot is not None:
+            assert isinstance(spec.snapshot, DockerSnapshot)
+            return spec.snapshot.packed
+        return await self._seed(spec.seed) if spec.seed else None
+
+    async def snapshot(self, workspace: DockerWorkspace) -> Snapshot:
+        """As `contract.Workspace.snapshot`; it is kept in a file without a name."""
+        snapshot = DockerSnapshot(self._snapshots.discard)
+        self._snapshots.add(snapshot)
+        try:
+            await workspace.open().snapshot(snapshot.packed.add, workspace.spec.disk)
+            snapshot.packed.finish()
+            snapshot.digest = await workspace.digest()
+        except BaseException:
+            await snapshot.aclose()
+            raise
+        return snapshot
 
     async def _seed(self, source: Path) -> FrozenSeed:
         async with self._seeding:

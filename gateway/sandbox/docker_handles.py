@@ -1,21 +1,22 @@
-"""What the docker driver hands out: a workspace and a running sandbox. All work is the driver's."""
+"""What the docker driver hands out: workspaces, snapshots and sandboxes. All work is the driver's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import anyio
 
 from gateway.errors import SandboxError
 
-from .contract import Exit, SandboxStats, WorkspaceSpec
+from .contract import Exit, FileEntry, SandboxStats, Snapshot, WorkspaceSpec
 from .docker_container import INIT_PROCESSES
 from .docker_keeper import Keeper
+from .docker_seeds import Packed
 from .docker_streams import AttachedStreams
 from .usage import read_stats
 
-__all__ = ["DockerSandbox", "DockerWorkspace"]
+__all__ = ["DockerSandbox", "DockerSnapshot", "DockerWorkspace"]
 
 KILL_SECONDS = 1.0
 NAMED = 12
@@ -32,6 +33,10 @@ class Driver(Protocol):
 
     async def forget(self, workspace: DockerWorkspace) -> None:
         """End the sandboxes over a workspace and drop its files."""
+        ...
+
+    async def snapshot(self, workspace: DockerWorkspace) -> Snapshot:
+        """Freeze what a workspace holds."""
         ...
 
 
@@ -116,12 +121,38 @@ class DockerWorkspace:
         """As `contract.Workspace.read`."""
         return await self.open().read(relative, max_bytes)
 
+    async def files(self, *, max_entries: int = 10_000) -> tuple[FileEntry, ...]:
+        """As `contract.Workspace.files`."""
+        return await self.open().files(max_entries)
+
+    async def crosses_link(self, relative: str) -> bool:
+        """As `contract.Workspace.crosses_link`."""
+        return await self.open().crosses_link(relative)
+
     async def digest(self) -> str:
         """As `contract.Workspace.digest`."""
         return await self.open().digest()
+
+    async def snapshot(self) -> Snapshot:
+        """As `contract.Workspace.snapshot`."""
+        return await self._driver.snapshot(self)
 
     async def aclose(self) -> None:
         """End the sandboxes over it and drop the files."""
         self._keeper = None
         with anyio.CancelScope(shield=True):
             await self._driver.forget(self)
+
+
+class DockerSnapshot:
+    """Frozen files, packed in a nameless file of the gateway's. Use `aclose`."""
+
+    def __init__(self, on_close: Callable[[DockerSnapshot], None]) -> None:
+        self.packed = Packed("the snapshot")
+        self.digest = ""
+        self._on_close = on_close
+
+    async def aclose(self) -> None:
+        """As `contract.Snapshot.aclose`."""
+        self._on_close(self)
+        self.packed.close()

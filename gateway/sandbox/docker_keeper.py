@@ -12,9 +12,10 @@ import anyio
 from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError
 
-from .contract import Limits, Sandbox, SandboxSpec
+from .contract import FileEntry, Limits, Sandbox, SandboxSpec
 from .docker_container import HELPERS, INTERPRETER
-from .docker_seeds import FrozenSeed
+from .docker_seeds import CHUNK, Packed
+from .reading import file_entries
 
 __all__ = ["Keeper", "keeper_spec"]
 
@@ -22,6 +23,8 @@ SECONDS = 60.0
 MEMORY = 256 * 2**20
 """A file is read whole; the caller's cap on its size is below this."""
 MOST_LINE = 65_536
+MOST_LINES = 2**28
+"""Bytes that may describe the entries of a snapshot, beside their content."""
 ERRORS = {
     error.__name__: error for error in (FileNotFoundError, IsADirectoryError, PermissionError, ValueError)
 }
@@ -44,11 +47,11 @@ class Keeper:
         self._asking = anyio.Lock()
         self._rest = b""
 
-    async def seed(self, seed: FrozenSeed) -> None:
+    async def seed(self, seed: Packed) -> None:
         """Fill the workspace. Raises `SandboxError`, also where it is too small for the seed."""
         await self._undisturbed(lambda: self._seed(seed))
 
-    async def _seed(self, seed: FrozenSeed) -> None:
+    async def _seed(self, seed: Packed) -> None:
         with suppress(anyio.BrokenResourceError):  # it refused half-way, and says why
             await self._sandbox.send(b'{"op": "seed"}\n')
             for chunk in seed.chunks():
@@ -66,6 +69,36 @@ class Keeper:
     async def digest(self) -> str:
         """As `contract.Workspace.digest`."""
         return (await self._undisturbed(lambda: self._ask({"op": "digest"}, 64))).decode()
+
+    async def files(self, max_entries: int) -> tuple[FileEntry, ...]:
+        """As `contract.Workspace.files`."""
+        request: JsonObject = {"op": "files", "max_entries": max_entries}
+        data = await self._undisturbed(lambda: self._ask(request, (max_entries + 1) * MOST_LINE))
+        return file_entries(cast(list[tuple[str, int, int]], json.loads(data)))
+
+    async def crosses_link(self, path: str) -> bool:
+        """As `contract.Workspace.crosses_link`."""
+        request: JsonObject = {"op": "crosses_link", "path": path}
+        return bool(await self._undisturbed(lambda: self._ask(request, 1)))
+
+    async def snapshot(self, keep: Callable[[bytes], object], most: int) -> None:
+        """Give the workspace's files to `keep`, packed as a seed is; raises `SandboxError`.
+
+        Their content is at most `most` bytes.
+        """
+        try:
+            await self._undisturbed(lambda: self._snapshot(keep, most))
+        except (OSError, ValueError) as error:
+            raise SandboxError(f"the workspace cannot be frozen: {error}") from error
+
+    async def _snapshot(self, keep: Callable[[bytes], object], most: int) -> None:
+        await self._sandbox.send(json.dumps({"op": "snapshot", "most": most}).encode() + b"\n")
+        room = 2 * most + MOST_LINES
+        while data := await self._answer(CHUNK):
+            room -= len(data)
+            if room < 0:
+                raise anyio.BrokenResourceError
+            keep(data)
 
     async def _undisturbed(self, work: Callable[[], Awaitable[T]]) -> T:
         """Finish what was begun, for the next request's sake, but not forever."""

@@ -17,22 +17,48 @@ from pathlib import Path
 from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError
 
-__all__ = ["CHUNK", "FrozenSeed"]
+__all__ = ["CHUNK", "FrozenSeed", "Packed"]
 
 CHUNK = 1 << 20
 
 
-class FrozenSeed:
-    """A seed as it was when it was first asked for. `close` drops it."""
+class Packed:
+    """Files to start a workspace as, packed. `source` names them to people; `close` drops them."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - until `close`
+
+    def add(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        self._file.write(data)
+
+    def finish(self) -> None:
+        """Take no more."""
+        self._file.flush()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield its bytes; several readers do not disturb each other."""
+        offset = 0
+        while data := os.pread(self._file.fileno(), CHUNK, offset):
+            offset += len(data)
+            yield data
+
+    def close(self) -> None:
+        """Drop it. Idempotent."""
+        self._file.close()
+
+
+class FrozenSeed(Packed):
+    """A seed as it was when it was first asked for."""
 
     def __init__(self, source: Path) -> None:
-        self.source = source
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the driver
+        super().__init__(str(source))
         try:
             for path in _entries(source):
                 self._add(path, path.relative_to(source))
-            self._file.write(b"{}\n")
-            self._file.flush()
+            self.add(b"{}\n")
+            self.finish()
         except OSError as error:
             self.close()
             raise SandboxError(f"the seed {source} cannot be read: {error}") from error
@@ -64,17 +90,6 @@ class FrozenSeed:
             shutil.copyfileobj(file, self._file, CHUNK)
         if self._file.tell() - before != size:
             raise SandboxError(f"the seed's {path} changed while it was read: try again")
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield its bytes; several readers do not disturb each other."""
-        offset = 0
-        while data := os.pread(self._file.fileno(), CHUNK, offset):
-            offset += len(data)
-            yield data
-
-    def close(self) -> None:
-        """Drop it. Idempotent."""
-        self._file.close()
 
 
 def _entries(folder: Path) -> Iterator[Path]:

@@ -1,24 +1,23 @@
-"""What the bubblewrap driver hands out: a workspace and a running sandbox. All work is the driver's."""
+"""What the bubblewrap driver hands out: workspaces, snapshots and sandboxes. All work is the driver's."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Protocol
 
 import anyio
-import anyio.to_thread
 
 from gateway.errors import SandboxError
 
-from .contract import Exit, SandboxStats, WorkspaceSpec
+from .contract import Exit, FileEntry, SandboxStats, Snapshot, WorkspaceSpec
 from .pipes import Pipes
+from .reading import TreeReader
 from .usage import read_stats
-from .workspace import digest_tree, read_file
 
-__all__ = ["BubblewrapSandbox", "BubblewrapWorkspace"]
+__all__ = ["BubblewrapSandbox", "BubblewrapSnapshot", "BubblewrapWorkspace"]
 
 KILL_SECONDS = 1.0
 
@@ -34,13 +33,17 @@ class Keeper(Protocol):
         """End the sandboxes over a workspace and let go of it."""
         ...
 
+    async def snapshot(self, workspace: BubblewrapWorkspace) -> Snapshot:
+        """Freeze what a workspace holds."""
+        ...
 
-class BubblewrapWorkspace:
-    """Files in memory, pinned by `namespace` and `folder`. Use `aclose`."""
 
-    def __init__(self, driver: Keeper, spec: WorkspaceSpec, uid: int, fds: tuple[int, int]) -> None:
-        self.path, self.spec, self.uid = spec.path, spec, uid
-        self._driver = driver
+class Pin:
+    """Files in memory, held by descriptors of their mount namespace and of their top folder."""
+
+    def __init__(self, what: str, use: str, fds: tuple[int, int]) -> None:
+        """`what` it is and what nothing can do with it once its launcher ended (`use`), for people."""
+        self._what, self._use = what, use
         self._fds: tuple[int, int] | None = fds
         self._stranded = False
 
@@ -48,44 +51,87 @@ class BubblewrapWorkspace:
     def namespace(self) -> int:
         """Return the pinned mount namespace. Raises `SandboxError` once closed or stranded."""
         if self._stranded:
-            raise SandboxError("this workspace takes no new sandbox, its launcher ended: open a new one")
-        return self._pinned()[0]
+            raise SandboxError(f"this {self._what} {self._use}, its launcher ended: open a new one")
+        return self._open()[0]
+
+    @contextmanager
+    def reader(self) -> Generator[TreeReader]:
+        """Give what reads the files, for a while: closing the pin meanwhile does no harm."""
+        copy = os.dup(self._open()[1])
+        try:
+            yield TreeReader(copy)
+        finally:
+            os.close(copy)
 
     def strand(self) -> None:
         """Note that no launcher can enter it any more; its files can still be read."""
         self._stranded = True
 
-    def _pinned(self) -> tuple[int, int]:
+    def _open(self) -> tuple[int, int]:
         if self._fds is None:
-            raise SandboxError("this workspace is closed: open a new one")
+            raise SandboxError(f"this {self._what} is closed: open a new one")
         return self._fds
 
-    async def read(self, relative: str, *, max_bytes: int) -> bytes:
-        """As `contract.Workspace.read`."""
-        with _duplicate(self._pinned()[1]) as folder:
-            return await anyio.to_thread.run_sync(read_file, folder, relative, max_bytes)
-
-    async def digest(self) -> str:
-        """As `contract.Workspace.digest`."""
-        with _duplicate(self._pinned()[1]) as folder:
-            return await anyio.to_thread.run_sync(digest_tree, folder)
-
-    async def aclose(self) -> None:
-        """End the sandboxes over it and drop the files."""
-        await self._driver.forget(self)
+    def close(self) -> None:
+        """Drop the files, unless somebody else holds them. Idempotent."""
         fds, self._fds = self._fds, None
         for fd in fds or ():
             os.close(fd)
 
 
-@contextmanager
-def _duplicate(fd: int) -> Generator[int]:
-    """A second descriptor for a while, so that closing the first meanwhile does no harm."""
-    copy = os.dup(fd)
-    try:
-        yield copy
-    finally:
-        os.close(copy)
+class BubblewrapWorkspace:
+    """A session's files in memory. Use `aclose`."""
+
+    def __init__(self, driver: Keeper, spec: WorkspaceSpec, uid: int, fds: tuple[int, int]) -> None:
+        self.path, self.spec, self.uid = spec.path, spec, uid
+        self.pin = Pin("workspace", "takes no new sandbox", fds)
+        self._driver = driver
+
+    async def read(self, relative: str, *, max_bytes: int) -> bytes:
+        """As `contract.Workspace.read`."""
+        with self.pin.reader() as reader:
+            return await reader.read(relative, max_bytes)
+
+    async def files(self, *, max_entries: int = 10_000) -> tuple[FileEntry, ...]:
+        """As `contract.Workspace.files`."""
+        with self.pin.reader() as reader:
+            return await reader.files(max_entries)
+
+    async def crosses_link(self, relative: str) -> bool:
+        """As `contract.Workspace.crosses_link`."""
+        with self.pin.reader() as reader:
+            return reader.crosses_link(relative)
+
+    async def digest(self) -> str:
+        """As `contract.Workspace.digest`."""
+        with self.pin.reader() as reader:
+            return await reader.digest()
+
+    async def snapshot(self) -> Snapshot:
+        """As `contract.Workspace.snapshot`."""
+        return await self._driver.snapshot(self)
+
+    async def aclose(self) -> None:
+        """End the sandboxes over it and drop the files."""
+        await self._driver.forget(self)
+        self.pin.close()
+
+
+class BubblewrapSnapshot:
+    """Frozen files in memory, with the number of their entries. Use `aclose`."""
+
+    def __init__(
+        self, fds: tuple[int, int], entries: int, on_close: Callable[[BubblewrapSnapshot], None]
+    ) -> None:
+        self.pin = Pin("snapshot", "starts no workspace", fds)
+        self.entries = entries
+        self.digest = ""
+        self._on_close = on_close
+
+    async def aclose(self) -> None:
+        """As `contract.Snapshot.aclose`."""
+        self._on_close(self)
+        self.pin.close()
 
 
 class BubblewrapSandbox:

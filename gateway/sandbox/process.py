@@ -12,48 +12,65 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
 import anyio
 import anyio.to_thread
 
 from gateway.errors import SandboxError
 
-from .contract import Exit, Sandbox, SandboxSpec, SandboxStats, Workspace, WorkspaceSpec
+from .contract import Exit, FileEntry, Sandbox, SandboxSpec, SandboxStats, Snapshot, Workspace, WorkspaceSpec
 from .pipes import Pipes
-from .workspace import digest_tree, read_file
+from .reading import TreeReader
 
 __all__ = ["ProcessDriver"]
-
-T = TypeVar("T")
 
 
 class ProcessWorkspace:
     """A temporary folder, shown at `path` in name only."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, made: list[ProcessWorkspace]) -> None:
         self.path = path
         self.sandboxes: list[ProcessSandbox] = []
+        self._made = made
+        made.append(self)
         self.folder = Path(tempfile.mkdtemp(prefix="sandgate-"))
 
-    def fill(self, seed: Path) -> None:
-        """Copy the seed's files in."""
-        shutil.copytree(seed, self.folder, symlinks=True, dirs_exist_ok=True)
+    async def fill(self, source: Path) -> None:
+        """Copy files in."""
+        await anyio.to_thread.run_sync(_copy_tree, source, self.folder)
 
     async def read(self, relative: str, *, max_bytes: int) -> bytes:
         """As `contract.Workspace.read`."""
+        with self._reader() as reader:
+            return await reader.read(relative, max_bytes)
 
-        def take(folder: int) -> bytes:
-            return read_file(folder, relative, max_bytes)
+    async def files(self, *, max_entries: int = 10_000) -> tuple[FileEntry, ...]:
+        """As `contract.Workspace.files`."""
+        with self._reader() as reader:
+            return await reader.files(max_entries)
 
-        return await anyio.to_thread.run_sync(self._opened, take)
+    async def crosses_link(self, relative: str) -> bool:
+        """As `contract.Workspace.crosses_link`."""
+        with self._reader() as reader:
+            return reader.crosses_link(relative)
 
     async def digest(self) -> str:
         """As `contract.Workspace.digest`."""
-        return await anyio.to_thread.run_sync(self._opened, digest_tree)
+        with self._reader() as reader:
+            return await reader.digest()
+
+    async def snapshot(self) -> Snapshot:
+        """As `contract.Workspace.snapshot`."""
+        copy = ProcessWorkspace(self.path, self._made)
+        try:
+            await copy.fill(self.folder)
+            return ProcessSnapshot(copy, await copy.digest())
+        except BaseException:
+            await copy.aclose()
+            raise
 
     async def aclose(self) -> None:
         """As `contract.Workspace.aclose`."""
@@ -62,12 +79,25 @@ class ProcessWorkspace:
         if self.folder.exists():
             await anyio.to_thread.run_sync(shutil.rmtree, self.folder)
 
-    def _opened(self, use: Callable[[int], T]) -> T:
+    @contextmanager
+    def _reader(self) -> Generator[TreeReader]:
         folder = os.open(self.folder, os.O_PATH | os.O_DIRECTORY)
         try:
-            return use(folder)
+            yield TreeReader(folder)
         finally:
             os.close(folder)
+
+
+class ProcessSnapshot:
+    """A folder of its own, until it is closed or its driver is left."""
+
+    def __init__(self, kept: ProcessWorkspace, digest: str) -> None:
+        self.folder, self.digest = kept.folder, digest
+        self._kept = kept
+
+    async def aclose(self) -> None:
+        """As `contract.Snapshot.aclose`."""
+        await self._kept.aclose()
 
 
 class ProcessSandbox:
@@ -146,10 +176,11 @@ class ProcessDriver:
 
     async def open_workspace(self, spec: WorkspaceSpec) -> Workspace:
         """As `contract.SandboxDriver.open_workspace`; `disk` and `inodes` hold nothing back."""
-        workspace = ProcessWorkspace(spec.path)
-        self._workspaces.append(workspace)
-        if spec.seed is not None:
-            await anyio.to_thread.run_sync(workspace.fill, spec.seed)
+        workspace = ProcessWorkspace(spec.path, self._workspaces)
+        if isinstance(spec.snapshot, ProcessSnapshot):
+            await workspace.fill(spec.snapshot.folder)
+        elif spec.seed is not None:
+            await workspace.fill(spec.seed)
         return workspace
 
     async def acquire(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
@@ -168,6 +199,28 @@ class ProcessDriver:
         self._tasks.start_soon(sandbox.watch)
         self._tasks.start_soon(pipes.drain_stderr)
         return sandbox
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy with links as links and fifos as fifos; sockets, which nobody listens at, are left out."""
+    try:
+        shutil.copytree(
+            source, target, symlinks=True, ignore=_sockets, copy_function=_copy_file, dirs_exist_ok=True
+        )
+    except (OSError, shutil.Error) as error:
+        raise SandboxError(f"{source} cannot be copied into a workspace: {error}") from error
+
+
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if (Path(folder) / name).is_socket()]
+
+
+def _copy_file(source: str, target: str) -> None:
+    if Path(source).is_fifo():
+        os.mkfifo(target)
+        shutil.copystat(source, target)
+    else:
+        shutil.copy2(source, target)
 
 
 def _spawn(spec: SandboxSpec, places: dict[str, str], ends: tuple[int, ...]) -> subprocess.Popen[bytes]:

@@ -1,110 +1,129 @@
-"""Reading a session's files from outside, by descriptor: the agent wrote them and may race us."""
+"""Reading one of a session's files from outside, by descriptor: the agent wrote it and may race us.
+
+A path is resolved by the kernel in one step (`openat2`), beneath the workspace and through no link;
+where the kernel lacks that, folder by folder. Only regular files are ever opened for reading, so that
+neither a fifo nor a device can hold or answer the reader. Also runs inside containers: standard
+library only.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
+import errno
 import os
 import stat
-from collections.abc import Iterator
+from functools import cache
 from pathlib import PurePosixPath
 
-__all__ = ["digest_tree", "read_file"]
+__all__ = ["crosses_link", "open_beneath", "read_file"]
 
 CHUNK = 1 << 20
+SYS_OPENAT2 = 437
+"""One number on every architecture: it came after the tables were unified."""
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
+BENEATH = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+MISSING = (errno.ENOSYS, errno.EPERM)
+"""How a kernel before 5.6 and an older container's filter answer."""
+
+
+class _OpenHow(ctypes.Structure):
+    """The kernel's `struct open_how`."""
+
+    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def read_file(folder: int, relative: str, max_bytes: int) -> bytes:
     """Return the bytes of a file below the open `folder`, following no link; errors as `Workspace.read`."""
-    parts = PurePosixPath(relative).parts
-    if not parts or relative.startswith("/") or ".." in parts or "\0" in relative:
+    if not PurePosixPath(relative).parts:
         raise PermissionError(f"{relative!r} is not a path inside the workspace")
-    here = os.dup(folder)
     try:
-        for part in parts[:-1]:
-            here = _replace(here, _enter(part, here))
-        return _read_regular(parts[-1], here, max_bytes)
+        found = open_beneath(folder, relative)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EXDEV, errno.ENOTDIR):
+            raise PermissionError(f"{relative!r} leads over a link or through a file") from error
+        raise
+    try:
+        return _read_regular(found, relative, max_bytes)
     finally:
-        os.close(here)
+        os.close(found)
 
 
-def _replace(old: int, new: int) -> int:
-    os.close(old)
-    return new
+def crosses_link(folder: int, relative: str) -> bool:
+    """Say whether the way to `relative` below the open `folder` leads over a link, or cannot be told.
 
-
-def _enter(name: str, folder: int) -> int:
+    What does not exist leads nowhere. It holds for now: whoever may write there can make a link next.
+    """
     try:
-        return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-    except NotADirectoryError as error:
-        raise PermissionError(f"{name!r} is a link or no folder") from error
+        os.close(open_beneath(folder, relative))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return False
 
 
-def _read_regular(name: str, folder: int, max_bytes: int) -> bytes:
-    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    if stat.S_ISDIR(found.st_mode):
+def open_beneath(folder: int, relative: str) -> int:
+    """Return an `O_PATH` descriptor of what stands at `relative` below `folder`.
+
+    Raises `OSError`: ELOOP for a link on the way or at the end, ENOTDIR, ENOENT, EACCES; and
+    `PermissionError` for a path that does not name something inside.
+    """
+    parts = PurePosixPath(relative).parts
+    if relative.startswith("/") or ".." in parts or "\0" in relative:
+        raise PermissionError(f"{relative!r} is not a path inside the workspace")
+    how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, BENEATH)
+    path = os.fsencode(str(PurePosixPath(*parts)))
+    size = ctypes.c_size_t(ctypes.sizeof(how))
+    result = _libc().syscall(ctypes.c_long(SYS_OPENAT2), ctypes.c_int(folder), path, ctypes.byref(how), size)
+    if result >= 0:
+        return int(result)
+    number = ctypes.get_errno()
+    if number in MISSING:
+        return _walk(folder, parts)
+    raise OSError(number, os.strerror(number), relative)
+
+
+def _walk(folder: int, parts: tuple[str, ...]) -> int:
+    """Do what `openat2` does, one part at a time."""
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY, dir_fd=folder)
+    try:
+        for part in parts:
+            below = os.open(part, os.O_PATH | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = below
+            if stat.S_ISLNK(os.fstat(here).st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), part)
+    except OSError:
+        os.close(here)
+        raise
+    return here
+
+
+def _read_regular(found: int, name: str, max_bytes: int) -> bytes:
+    mode = os.fstat(found).st_mode
+    if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"{name!r} is a folder")
-    if not stat.S_ISREG(found.st_mode):
-        raise PermissionError(f"{name!r} is a link or a special file")
-    # It may have been swapped since: no link is followed, and a fifo does not block.
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    with open(fd, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise PermissionError(f"{name!r} is a special file")
-        return _read_capped(file.fileno(), name, max_bytes)
+    if not stat.S_ISREG(mode):
+        raise PermissionError(f"{name!r} is a special file")
+    # The very file that was looked at, whatever stands at its name by now.
+    fd = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return _read_capped(fd, name, max_bytes)
+    finally:
+        os.close(fd)
 
 
 def _read_capped(fd: int, name: str, max_bytes: int) -> bytes:
     parts: list[bytes] = []
     size = 0
-    while data := os.read(fd, CHUNK):
+    while data := os.read(fd, min(CHUNK, max_bytes + 1)):
         size += len(data)
         if size > max_bytes:
             raise ValueError(f"{name!r} is larger than {max_bytes} bytes")
         parts.append(data)
     return b"".join(parts)
-
-
-def digest_tree(folder: int) -> str:
-    """Return the SHA-256 (hex) over names, kinds, modes and contents below the open `folder`."""
-    total = hashlib.sha256()
-    for line in _lines(folder, ""):
-        total.update(len(line).to_bytes(8, "big") + line)
-    return total.hexdigest()
-
-
-def _lines(folder: int, prefix: str) -> Iterator[bytes]:
-    here = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
-    try:
-        for name in sorted(os.listdir(here)):
-            facts = os.stat(name, dir_fd=here, follow_symlinks=False)
-            path = f"{prefix}{name}"
-            yield os.fsencode(f"{stat.S_IFMT(facts.st_mode):o} {stat.S_IMODE(facts.st_mode):o} {path}")
-            if stat.S_ISDIR(facts.st_mode):
-                yield from _below(name, here, f"{path}/")
-            else:
-                yield _content(name, here, facts.st_mode)
-    finally:
-        os.close(here)
-
-
-def _below(name: str, folder: int, prefix: str) -> Iterator[bytes]:
-    inner = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-    try:
-        yield from _lines(inner, prefix)
-    except PermissionError:  # as in _content
-        return
-    finally:
-        os.close(inner)
-
-
-def _content(name: str, folder: int, mode: int) -> bytes:
-    if stat.S_ISLNK(mode):
-        return os.fsencode(os.readlink(name, dir_fd=folder))
-    if not stat.S_ISREG(mode):
-        return b""
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    except PermissionError:  # the agent took the right away and we are not root; the mode counts
-        return b""
-    with open(fd, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import pytest
 
 from gateway.errors import SandboxError
-from gateway.sandbox.contract import Exit, Sandbox, SandboxDriver, SandboxSpec, Workspace, WorkspaceSpec
+from gateway.sandbox.contract import (
+    Exit,
+    FileEntry,
+    Sandbox,
+    SandboxDriver,
+    SandboxSpec,
+    Workspace,
+    WorkspaceSpec,
+)
 from gateway.sandbox.drivers import DRIVERS, make_driver
 from tests.support.docker_engine import provide_engine
 
@@ -187,6 +196,118 @@ async def test_nothing_but_a_regular_file_of_the_workspace_can_be_read(
         await run(driver, workspace, script)
         with anyio.fail_after(5), pytest.raises(error):
             await workspace.read(path, max_bytes=100)
+
+
+async def test_all_of_a_workspace_can_be_listed_from_outside(driver: SandboxDriver) -> None:
+    script = "umask 022; mkdir -p a/b; printf 12345 > a/b/c; ln -s / a/up; mkfifo pipe; chmod 600 a/b/c"
+    async with driver:
+        workspace = await driver.open_workspace(PLAIN)
+        await run(driver, workspace, script)
+        assert await workspace.files() == (
+            FileEntry("a", "folder", 0, 0o755),
+            FileEntry("a/b", "folder", 0, 0o755),
+            FileEntry("a/b/c", "file", 5, 0o600),
+            FileEntry("a/up", "link", 0, 0o777),
+            FileEntry("pipe", "special", 0, 0o644),
+        )
+        with pytest.raises(ValueError, match="more than 4 entries"):
+            await workspace.files(max_entries=4)
+
+
+@pytest.mark.parametrize(
+    ("path", "crosses"),
+    [
+        ("", False),
+        ("folder/file", False),
+        ("folder/missing/file", False),
+        ("folder/file/below", False),
+        ("link", True),
+        ("link/file", True),
+        ("link/missing", True),
+        ("dangling", True),
+        ("to_root/etc/passwd", True),
+        ("../escape", True),
+        ("/workspace/folder", True),
+    ],
+)
+async def test_whether_a_path_leads_over_a_link_can_be_told(
+    driver: SandboxDriver, path: str, crosses: bool
+) -> None:
+    script = "mkdir folder; echo x > folder/file; ln -s folder link; ln -s no dangling; ln -s / to_root"
+    async with driver:
+        workspace = await driver.open_workspace(PLAIN)
+        await run(driver, workspace, script)
+        assert await workspace.crosses_link(path) is crosses
+
+
+async def test_folders_nested_without_end_are_refused_not_walked(driver: SandboxDriver) -> None:
+    async with driver:
+        workspace = await driver.open_workspace(PLAIN)
+        await run(driver, workspace, "n=0; while [ $n -lt 300 ]; do mkdir d; cd d; n=$((n+1)); done")
+        for walking in (workspace.digest, workspace.files, workspace.snapshot):
+            with pytest.raises(SandboxError, match="nested"):
+                await walking()
+
+
+async def test_a_hole_is_digested_as_the_zeros_it_reads_as(driver: SandboxDriver) -> None:
+    async with driver:
+        digests: list[str] = []
+        for script in ("truncate -s 1M a; printf x >> a", "head -c 1M /dev/zero > a; printf x >> a"):
+            workspace = await driver.open_workspace(PLAIN)
+            await run(driver, workspace, f"umask 022; {script}")
+            digests.append(await workspace.digest())
+        assert digests[0] == digests[1]
+
+
+KINDS = (
+    "umask 022; mkdir -p a/b; printf 12345 > a/b/c; ln -s / a/up; mkfifo pipe; chmod 640 a/b/c; "
+    "truncate -s 1M hole; printf x >> hole; echo exec > run; chmod 755 run; touch -d 2001-01-01 a/b"
+)
+
+
+async def test_a_snapshot_starts_workspaces_as_the_one_it_was_taken_of(driver: SandboxDriver) -> None:
+    async with driver:
+        first = await driver.open_workspace(PLAIN)
+        await run(driver, first, KINDS)
+        snapshot = await first.snapshot()
+        assert snapshot.digest == await first.digest()
+        await run(driver, first, "echo later > a/b/c; rm run")
+        assert await first.digest() != snapshot.digest
+        await first.aclose()
+        second = await driver.open_workspace(replace(PLAIN, snapshot=snapshot))
+        assert await second.digest() == snapshot.digest
+        assert await second.read("a/b/c", max_bytes=5) == b"12345"
+        said, _ = await run(driver, second, "test -O a/b/c && stat -c %Y a/b && echo mine > a/b/c && rm run")
+        assert said == b"978307200\n"
+        third = await driver.open_workspace(replace(PLAIN, snapshot=snapshot))
+        assert await third.digest() == snapshot.digest
+        await snapshot.aclose()
+        await snapshot.aclose()
+        assert await third.digest() == snapshot.digest
+
+
+async def test_a_snapshot_of_many_files_over_a_seed_holds_all_changes(
+    driver: SandboxDriver, tmp_path: Path
+) -> None:
+    seed = seed_in(tmp_path)
+    for number in range(200):
+        (seed / f"many{number}").write_text(str(number))
+    async with driver:
+        first = await driver.open_workspace(replace(PLAIN, seed=seed))
+        await run(
+            driver, first, "rm many7; echo x > many8; mv deep moved; rm -r moved/run.sh; chmod 600 many9"
+        )
+        snapshot = await first.snapshot()
+        assert snapshot.digest == await first.digest()
+        second = await driver.open_workspace(replace(PLAIN, snapshot=snapshot))
+        assert await second.digest() == snapshot.digest
+        said, _ = await run(
+            driver, second, "cat many8 many10; ls many7 2>&1 >/dev/null; mv moved again; ls again"
+        )
+        assert said.startswith(b"x\n10")
+        assert b"many7" in said
+        again = await second.snapshot()
+        assert again.digest not in (snapshot.digest, await first.digest())
 
 
 async def test_two_servers_of_one_session_share_its_workspace(driver: SandboxDriver) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "no_new_privileges",
     "setns",
     "subreaper",
+    "unmount",
     "unshare",
 ]
 
@@ -95,6 +96,11 @@ def enter_root(folder: str) -> None:
     _checked(_libc().pivot_root(b".", b"."), f"pivot_root {folder}")
     _checked(_libc().umount2(b".", ctypes.c_int(MNT_DETACH)), "umount of the old root")
     os.chdir("/")
+
+
+def unmount(folder: str) -> None:
+    """Let go of what is mounted on `folder`, now or when its last user is gone."""
+    _checked(_libc().umount2(os.fsencode(folder), ctypes.c_int(MNT_DETACH)), f"umount {folder}")
 
 
 def detached_copy(path: str) -> int:

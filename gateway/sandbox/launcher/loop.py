@@ -121,9 +121,12 @@ class Launcher:
             os._exit(0)
 
     def pin(self, request: dict[str, Any], fds: list[int]) -> pins.Pin:
-        """Serve `seed` and `workspace`."""
+        """Serve `seed`, `snapshot` and `workspace`."""
         if request["op"] == "seed":
             return pins.prepare_seed(self.stage, request["source"])
+        if request["op"] == "snapshot":
+            size = {"disk": request["disk"], "inodes": request["inodes"]}
+            return pins.take_snapshot(self.stage, workspace=fds[0], home=self.home, **size)
         return pins.make_workspace(
             self.stage,
             uid=request["uid"],

@@ -1,4 +1,4 @@
-"""Workspaces and prepared seeds: file trees in memory that only descriptors hold.
+"""Workspaces, prepared seeds and snapshots: file trees in memory that only descriptors hold.
 
 Runs in a forked child of the launcher. It makes a mount namespace whose root is a sized tmpfs,
 hands out its descriptors and ends; nothing is ever mounted where another process could see it.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import kernel
+from .copying import copy_into
 
-__all__ = ["TREE", "Pin", "make_workspace", "prepare_seed", "take", "try_overlay"]
+__all__ = ["TREE", "Pin", "make_workspace", "prepare_seed", "take", "take_snapshot", "try_overlay"]
 
-TREE = "/tree"
-"""Where the files stand inside a pin's namespace."""
+TREE, LOWER = "/tree", "/lower"
+"""Where the files stand inside a pin's namespace, and what they are an overlay of, if of anything."""
 PLAIN_FOLDERS, OVERLAY_FOLDERS = 2, 6
 """Inodes that the tree needs beside the session's own."""
 
@@ -53,7 +53,30 @@ def _options(disk: int, inodes: int) -> str:
 def prepare_seed(stage: str, source: str) -> Pin:
     """Return a pinned copy of the folder `source`, owned by this process's user, frozen from now on."""
     folder = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
-    return _pin(stage, "mode=0755", lambda: _new_tree(0o700, os.geteuid(), folder))
+    return _pin(stage, "mode=0755", lambda: _new_tree(os.geteuid(), folder, plain=True))
+
+
+def take_snapshot(stage: str, *, workspace: int, disk: int, inodes: int, home: int) -> Pin:
+    """Return a pinned copy of what the workspace behind the namespace `workspace` holds now.
+
+    It may take what the workspace may (`disk`, `inodes`) and, where that lies over a seed, the seed's size.
+    """
+    tree = take(workspace, home)
+    lower = _lower_use(workspace, home)
+    options = _options(disk + lower[0], inodes + lower[1] + PLAIN_FOLDERS)
+    return _pin(stage, options, lambda: _copied(tree, os.geteuid()))
+
+
+def _lower_use(workspace: int, home: int) -> tuple[int, int]:
+    """Return bytes and inodes of what a workspace is an overlay of; nothing for a plain one."""
+    kernel.setns(workspace, kernel.CLONE_NEWNS)
+    try:
+        used = os.statvfs(LOWER)
+    except FileNotFoundError:
+        return 0, 0
+    finally:
+        kernel.setns(home, kernel.CLONE_NEWNS)
+    return (used.f_blocks - used.f_bfree) * used.f_frsize, used.f_files - used.f_ffree
 
 
 def try_overlay(stage: str, home: int, uid: int) -> None:
@@ -81,79 +104,33 @@ def _pin(stage: str, options: str, fill: Callable[[], int]) -> Pin:
 
 def _copied(lower: int | None, uid: int) -> int:
     if lower is None:
-        return _new_tree(0o700, uid, None)
-    os.mkdir("/seed", 0o700)
-    kernel.attach(lower, "/seed")
-    return _new_tree(0o700, uid, os.open("/seed", os.O_RDONLY | os.O_DIRECTORY))
+        return _new_tree(uid, None)
+    os.mkdir("/source", 0o700)
+    kernel.attach(lower, "/source")
+    entries = _new_tree(uid, os.open("/source", os.O_RDONLY | os.O_DIRECTORY))
+    kernel.unmount("/source")
+    return entries
 
 
-def _new_tree(mode: int, uid: int, source: int | None) -> int:
-    os.mkdir(TREE, mode)
+def _new_tree(uid: int, source: int | None, *, plain: bool = False) -> int:
+    os.mkdir(TREE, 0o700)
     os.chown(TREE, uid, uid if os.geteuid() == 0 else -1)
     if source is None:
         return 0
-    return _copy_into(source, os.open(TREE, os.O_RDONLY | os.O_DIRECTORY), uid)
+    return copy_into(source, os.open(TREE, os.O_RDONLY | os.O_DIRECTORY), uid, plain=plain)
 
 
 def _overlay(lower: int, uid: int) -> int:
-    for name in ("/lower", "/upper", "/work", TREE):
+    for name in (LOWER, "/upper", "/work", TREE):
         os.mkdir(name, 0o700)
     os.chown("/upper", uid, uid)
-    kernel.attach(lower, "/lower")
+    kernel.attach(lower, LOWER)
     flags = kernel.MS_NOSUID | kernel.MS_NODEV
     # redirect_dir: without it the rename of a seeded folder fails with EXDEV, which git and Node report.
     kernel.mount(
         "overlay", TREE, "overlay", flags, "lowerdir=/lower,upperdir=/upper,workdir=/work,redirect_dir=on"
     )
     return 0
-
-
-def _copy_into(source: int, target: int, uid: int) -> int:
-    """Copy the entries of one folder into another by descriptor, and close both; return how many."""
-    count = 0
-    try:
-        with os.scandir(source) as found:
-            for entry in found:
-                count += 1 + _copy_entry(entry.name, source, target, uid)
-    finally:
-        os.close(source)
-        os.close(target)
-    return count
-
-
-def _copy_entry(name: str, source: int, target: int, uid: int) -> int:
-    facts = os.stat(name, dir_fd=source, follow_symlinks=False)
-    mode = stat.S_IMODE(facts.st_mode) & 0o777
-    below = 0
-    if stat.S_ISDIR(facts.st_mode):
-        os.mkdir(name, 0o700, dir_fd=target)
-        inner, copy = (os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd) for fd in (source, target))
-        below = _copy_into(inner, copy, uid)
-        mode |= 0o700
-    elif stat.S_ISREG(facts.st_mode):
-        _copy_file(name, source, target)
-        mode |= 0o600
-    elif stat.S_ISLNK(facts.st_mode):
-        os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-    else:
-        raise ValueError(f"the seed holds {name!r}, which is neither a file, a folder nor a link: remove it")
-    own = {"dir_fd": target, "follow_symlinks": False}
-    os.chown(name, uid, uid if os.geteuid() == 0 else -1, **own)  # type: ignore[arg-type]
-    if not stat.S_ISLNK(facts.st_mode):
-        os.chmod(name, mode, dir_fd=target)
-    os.utime(name, ns=(facts.st_mtime_ns, facts.st_mtime_ns), **own)  # type: ignore[arg-type]
-    return below
-
-
-def _copy_file(name: str, source: int, target: int) -> None:
-    reading = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=source)
-    writing = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=target)
-    try:
-        while os.sendfile(writing, reading, None, 1 << 24):
-            continue
-    finally:
-        os.close(reading)
-        os.close(writing)
 
 
 def _owner_map(uid: int) -> int:
