@@ -92,7 +92,12 @@ def run_tests(file: FileArgument, pack: PackOption = None, form: FormatOption = 
 @app.command()
 def explain(
     file: FileArgument,
-    call: Annotated[str, typer.Option("--call", metavar="SERVER.TOOL", help="The tool that is called.")],
+    call: Annotated[
+        str,
+        typer.Option(
+            "--call", metavar="SERVER.TOOL", help="The tool, or resource:SERVER/URI, prompt:SERVER/NAME."
+        ),
+    ],
     args: Annotated[str, typer.Option("--args", metavar="JSON", help="The arguments, a JSON object.")] = "{}",
     pack: PackOption = None,
     who: Annotated[
@@ -113,28 +118,24 @@ def explain(
 
     Exits with 0 if the call would be allowed, else 1.
     """
+    from dataclasses import replace
+
     from gateway.core.policy import PackFacts, Request, compile_policy
     from gateway.core.policy import explain as explanation_of
     from gateway.core.policy.explain import imagined
 
     policy = _load(file)
     facts = _facts(policy, pack) or PackFacts()
-    server, _, tool = call.partition(".")
-    if not tool:
-        raise UsageError(f"--call {call}: name server and tool, such as fs.read_file")
     compiled = compile_policy(policy, facts, verify=False)
     carried = [label.strip() for label in labels.split(",") if label.strip()]
-    request = Request(
-        server=server,
-        tool=tool,
-        arguments=parse_arguments(args),
-        kinds=facts.kinds.get(server, {}),
-        workspace=facts.workspace,
-        principal=_principal(policy, who),
-        mode=mode,
-        situation=imagined(compiled, labels=carried, prompt=prompt, after=after or ()),
-    )
-    explanation = explanation_of(compiled, request)
+    try:
+        request = Request.named(
+            call, parse_arguments(args), facts, principal=_principal(policy, who), mode=mode
+        )
+    except ValueError as error:
+        raise UsageError(f"--call {call}: {error}") from None
+    situation = imagined(compiled, labels=carried, prompt=prompt, after=after or ())
+    explanation = explanation_of(compiled, replace(request, situation=situation))
     show(form, explanation.wire(), "\n".join(explanation.lines()))
     if not explanation.decision.allowed:
         raise typer.Exit(1)

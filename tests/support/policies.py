@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from gateway.core.calls import LOCAL, Answered, Denied, Failed, FailureKind, Principal
 from gateway.core.decisions import Decision
-from gateway.core.policy import CompiledPolicy, Judgement, Request, compile_policy, load_policy
+from gateway.core.policy import CompiledPolicy, Judgement, PackFacts, Request, compile_policy, load_policy
 from gateway.core.policy.limits import Counters
 from gateway.core.policy.model import Mode
 from gateway.core.policy.provenance import Seen
@@ -93,12 +94,13 @@ class Life:
 
     def start(self, call: str, arguments: Mapping[str, Any] | None = None) -> tuple[str, Decision]:
         """Judge a call and leave it in flight."""
-        server, _, tool = call.partition(".")
         self._count += 1
         call_id = f"c{self._count}"
-        request = Request(
-            server, tool, dict(arguments or {}), self.kinds, principal=self.principal, mode=self.mode
+        request = Request.named(
+            call, dict(arguments or {}), PackFacts(), principal=self.principal, mode=self.mode
         )
+        if request.target == "tool":
+            request = replace(request, kinds=self.kinds)
         self.state.begin(None)
         judgement = self.state.judge(self.policy, call_id, request, Moment(self.wall + self.now, self.now))
         return call_id, judgement.decision

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from gateway.core.decisions import Decision, DecisionCode, Effect
 from gateway.core.policy.arguments import Spelling, canon_for
@@ -23,7 +24,6 @@ from gateway.core.policy.model import (
     PolicyFile,
     Rule,
 )
-from gateway.core.policy.patterns import Target, compile_glob, split_pattern, split_tool_pattern
 from gateway.core.policy.reading import Policy
 from gateway.core.policy.request import Request
 from gateway.core.policy.rules import (
@@ -34,14 +34,11 @@ from gateway.core.policy.rules import (
     bind_conditions,
     compile_principal,
 )
+from gateway.core.policy.targets import TargetTest, target_test, template_test
 from gateway.core.policy.uris import uri_fault
 from gateway.core.policy.variables import texts_in
-from gateway.core.policy.wildcards import StringTest, compile_wildcard
 
-__all__ = ["Binder", "IndexedRule", "TargetTest", "ask_mode", "target_test", "tool_test"]
-
-TargetTest = Callable[[Target, str, str], bool]
-"""Whether a rule is about this kind of target, of this server, of this name."""
+__all__ = ["About", "Binder", "IndexedRule", "ask_mode"]
 
 _MODES: tuple[Mode, ...] = ("training", "deployment")
 _OUTCOMES = {
@@ -58,13 +55,21 @@ _WHY = {
 }
 
 
+About: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
+"""Which rules and which label rules something is about, by place."""
+
+
 @dataclass(frozen=True, slots=True)
 class IndexedRule:
-    """A rule and all of it that does not depend on the tool. `modes` are those it holds in."""
+    """A rule and all of it that does not depend on the tool. `modes` are those it holds in.
+
+    `may_name` says whether it may be about a resource that a server's URI template makes.
+    """
 
     rule: Rule
     line: int
     names: TargetTest
+    may_name: Callable[[str, str], bool]
     guards: tuple[Guard, ...]
     counter: Counter | None
     modes: tuple[Mode, ...]
@@ -78,7 +83,7 @@ class Binder:
         self._model = model
         self._otherwise = otherwise
         self._principals = {name: compile_principal(part) for name, part in model.principals.items()}
-        self._labels = [(tool_test(rule.tool), rule) for rule in model.labels]
+        self._labels = [(target_test(rule.tool, Effect.DENY), rule) for rule in model.labels]
         self._variables = tuple(texts_in(model.vars))
 
     def bind(self, request: Request) -> ToolRules:
@@ -87,17 +92,21 @@ class Binder:
         if mode not in _MODES:
             raise ValueError("no such mode")
         indexed = [entry for entry in self.rules if mode in entry.modes and entry.names(target, server, tool)]
-        labels = [rule for names, rule in self._labels if target == "tool" and names(server, tool)]
+        labels = [rule for names, rule in self._labels if names(target, server, tool)]
         declared: dict[str, Kind] = {argument: KINDS[kind] for argument, kind in request.kinds.items()}
         args = [*(entry.rule.args for entry in indexed), *(rule.args for rule in labels)]
-        view = ToolView(declared, {**_implied_kinds(args), **declared}, request.workspace, self._variables)
+        # A resource's URI is never respelled: the server gets the one that was listed or asked for.
+        kinds: dict[str, Kind] = (
+            {"path": "path"} if target == "resource" else {**_implied_kinds(args), **declared}
+        )
+        view = ToolView(declared, kinds, request.workspace, self._variables)
         bound = [self._bound(entry, view) for entry in indexed]
         asks, allows = _with_effect(bound, Effect.ASK), _with_effect(bound, Effect.ALLOW)
         return ToolRules(
             kinds=declared,
             workspace=request.workspace,
             mode=mode,
-            spellings=tuple(_spellings(view)) if target == "tool" else (),
+            spellings=tuple(_spellings(view)),
             denies=_with_effect(bound, Effect.DENY),
             asks=asks,
             allows=allows,
@@ -105,6 +114,18 @@ class Binder:
             labels=tuple(_bound_labels(rule, view) for rule in labels),
             limited=any(rule.counter for rule in bound),
             refuses=uri_fault if target == "resource" else None,
+        )
+
+    def about(self, request: Request) -> About:
+        """Return which rules `bind` looks at for this request."""
+        target, server, name, mode = request.target, request.server, request.tool, request.mode
+        return (
+            tuple(
+                index
+                for index, entry in enumerate(self.rules)
+                if mode in entry.modes and entry.names(target, server, name)
+            ),
+            tuple(index for index, (names, _) in enumerate(self._labels) if names(target, server, name)),
         )
 
     def covers(self, rule: Rule, test: Callable[[PrincipalTest], bool]) -> bool:
@@ -145,35 +166,11 @@ def _indexed(policy: Policy) -> Iterator[IndexedRule]:
             rule=rule,
             line=policy.document.position(place).line,
             names=target_test(rule.tools, rule.effect),
+            may_name=template_test(rule.tools, rule.effect),
             guards=bind_guards(rule),
             counter=counter_of(rule, policy.file),
             modes=modes,
         )
-
-
-def target_test(patterns: Sequence[str], effect: Effect) -> TargetTest:
-    """Return a test of what a rule's patterns name; `*` is every tool, and in a deny everything."""
-    tests: list[tuple[Target | None, StringTest, StringTest]] = []
-    for pattern in patterns:
-        split = split_pattern(pattern)
-        everything = split.target is None and effect is Effect.DENY
-        target: Target | None = None if everything else split.target or "tool"
-        named = compile_glob if split.target == "resource" else compile_wildcard
-        tests.append((target, compile_wildcard(split.server), named(split.name)))
-
-    def test(target: Target, server: str, name: str) -> bool:
-        return any(
-            (wanted is None or wanted == target) and of_server(server) and of_name(name)
-            for wanted, of_server, of_name in tests
-        )
-
-    return test
-
-
-def tool_test(patterns: Sequence[str]) -> Callable[[str, str], bool]:
-    """Return a test of server and tool names for patterns that name tools only."""
-    tests = [tuple(map(compile_wildcard, split_tool_pattern(pattern))) for pattern in patterns]
-    return lambda server, tool: any(of_server(server) and of_tool(tool) for of_server, of_tool in tests)
 
 
 def _implied_kinds(every: Sequence[dict[str, ArgumentMatchers]]) -> dict[str, Kind]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from gateway.core.calls import LOCAL, Principal
@@ -68,17 +68,9 @@ def _run(
 
 
 def _request(case: Case, principal: Principal, facts: PackFacts) -> Request:
-    server, _, tool = case.call.partition(".")
-    return Request(
-        server=server,
-        tool=tool,
-        arguments=dict(case.args),
-        kinds=facts.kinds.get(server, {}),
-        workspace=facts.workspace,
-        principal=principal,
-        mode=case.mode,
-        situation=Situation(labels=frozenset(case.labels), appeared=Seen(case.prompt).finder()),
-    )
+    request = Request.named(case.call, dict(case.args), facts, principal=principal, mode=case.mode)
+    situation = Situation(labels=frozenset(case.labels), appeared=Seen(case.prompt).finder())
+    return replace(request, situation=situation)
 
 
 def _differences(case: Case, decision: Decision) -> Iterator[str]:

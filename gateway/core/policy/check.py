@@ -12,7 +12,6 @@ from pydantic_core.core_schema import WithDefaultSchema
 
 from gateway.core.decisions import Effect
 from gateway.core.json_types import JsonObject, JsonValue
-from gateway.core.policy.binding import target_test, tool_test
 from gateway.core.policy.contradictions import contradiction
 from gateway.core.policy.grants import differences, mount_faults
 from gateway.core.policy.matchers import implied_kind
@@ -20,6 +19,7 @@ from gateway.core.policy.model import SELECTORS, ArgumentMatchers, Place, Policy
 from gateway.core.policy.patterns import split_pattern, split_tool_pattern
 from gateway.core.policy.reading import Policy
 from gateway.core.policy.request import PackFacts
+from gateway.core.policy.targets import target_test, tool_test
 from gateway.errors import Problem
 
 __all__ = ["check", "policy_json_schema", "report"]

@@ -6,21 +6,23 @@ length of the file. Pure but for that cache, which never changes an answer.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 
 from gateway.core.calls import Principal
 from gateway.core.decisions import Decision, DecisionCode, Effect
 from gateway.core.json_types import JsonObject
-from gateway.core.policy.binding import Binder, ask_mode, tool_test
+from gateway.core.policy.binding import About, Binder, IndexedRule, ask_mode
 from gateway.core.policy.cases import TestResult, run_cases
 from gateway.core.policy.evaluate import ToolRules, decide
 from gateway.core.policy.grants import Granted, granted, mount_faults
 from gateway.core.policy.labels import added
 from gateway.core.policy.model import Grant, Matchers, Mode, OnDeny, PolicyFile
+from gateway.core.policy.patterns import Target
 from gateway.core.policy.reading import CaseSet, Policy
 from gateway.core.policy.request import Judgement, PackFacts, Request, ServerNeeds
 from gateway.core.policy.results import BoundResults, bind_results
 from gateway.core.policy.situation import VIRTUAL_START
+from gateway.core.policy.targets import target_test, tool_test
 from gateway.errors import ConfigError
 
 __all__ = ["DENY_ALL", "CompiledPolicy", "compile_policy"]
@@ -47,8 +49,11 @@ class CompiledPolicy:
         )
         self._binder = Binder(policy, self.model, self._otherwise)
         self._tools: dict[tuple[str, str, Mode], ToolRules] = {}
+        self._named: dict[tuple[Target, str, Mode, str, About], ToolRules] = {}
         self._trusted = {source: tool_test([source[len("tool:") :]]) for source in _tool_sources(self.model)}
-        self._results = [(tool_test(rule.tool), index) for index, rule in enumerate(self.model.results)]
+        self._results = [
+            (target_test(rule.tool, Effect.DENY), index) for index, rule in enumerate(self.model.results)
+        ]
 
     @property
     def on_deny(self) -> OnDeny:
@@ -65,25 +70,32 @@ class CompiledPolicy:
             reason = f"the policy could not be evaluated ({type(error).__name__})"
             return Judgement(self._otherwise.as_denial(DecisionCode.POLICY_ERROR, reason), request.arguments)
 
-    def judge_resource(self, request: Request) -> Judgement:
-        """Return the judgement of reading, or subscribing to, the resource whose URI is `request.tool`.
+    def could_allow(
+        self,
+        server: str,
+        name: str,
+        principal: Principal,
+        mode: Mode = "deployment",
+        target: Target = "tool",
+    ) -> bool:
+        """Whether this principal could ever have the tool, resource or prompt, under some arguments.
 
-        Rules see the URI as the argument `uri`; nothing is respelled.
+        This is what listings show. `name` is the server's own name of it, or the URI of a resource.
         """
-        arguments: JsonObject = {"uri": request.tool}
-        return self.judge(replace(request, target="resource", arguments=arguments, kinds={}))
+        return self._could(principal, mode, lambda entry: entry.names(target, server, name))
 
-    def judge_prompt(self, request: Request) -> Judgement:
-        """Return the judgement of getting, or completing, the prompt named `request.tool`."""
-        return self.judge(replace(request, target="prompt", kinds={}))
+    def could_allow_template(
+        self, server: str, template: str, principal: Principal, mode: Mode = "deployment"
+    ) -> bool:
+        """Whether this principal could ever read some resource that the URI template makes."""
+        return self._could(principal, mode, lambda entry: entry.may_name(server, template))
 
-    def could_allow(self, server: str, tool: str, principal: Principal, mode: Mode = "deployment") -> bool:
-        """Whether this principal could call the tool under some arguments, at some time."""
+    def _could(self, principal: Principal, mode: Mode, about: Callable[[IndexedRule], bool]) -> bool:
         asking = ask_mode(self.model, mode) != "deny"
         granted = False
         for entry in self._binder.rules:
             rule = entry.rule
-            if mode not in entry.modes or not entry.names("tool", server, tool):
+            if mode not in entry.modes or not about(entry):
                 continue
             if not self._binder.covers(rule, lambda test: test(principal)):
                 continue
@@ -95,7 +107,7 @@ class CompiledPolicy:
     def rules_of(self, request: Request) -> ToolRules:
         """Return the rules that one tool's calls are judged by."""
         if request.target != "tool":
-            return self._binder.bind(request)
+            return self._rules_of_named(request)
         key = (request.server, request.tool, request.mode)
         known = self._tools.get(key)
         if known and known.workspace == request.workspace and known.kinds == request.kinds:
@@ -105,6 +117,17 @@ class CompiledPolicy:
         bound = self._tools[key] = self._binder.bind(request)
         return bound
 
+    def _rules_of_named(self, request: Request) -> ToolRules:
+        """Return the rules for a resource or prompt; kept by which they are, as callers make names up."""
+        about = self._binder.about(request)
+        key = (request.target, request.server, request.mode, request.workspace, about)
+        known = self._named.get(key)
+        if known is None:
+            if len(self._named) >= _MOST_TOOLS:
+                self._named.clear()
+            known = self._named[key] = self._binder.bind(request)
+        return known
+
     # -- what results do
 
     def labels_added(self, request: Request, arguments: JsonObject) -> frozenset[str]:
@@ -112,13 +135,17 @@ class CompiledPolicy:
         rules = self.rules_of(request).labels
         return added(rules, arguments, request.situation) if rules else frozenset()
 
-    def sources_of(self, server: str, tool: str) -> frozenset[str]:
-        """Return the sources of the file's `from` matchers that a result of this tool counts for."""
+    def sources_of(self, request: Request) -> frozenset[str]:
+        """Return the sources of the file's `from` matchers that its result counts for: a tool's may."""
+        if not self._trusted or request.target != "tool":
+            return frozenset()
+        server, tool = request.server, request.tool
         return frozenset(source for source, names in self._trusted.items() if names(server, tool))
 
-    def results_of(self, server: str, tool: str) -> BoundResults | None:
-        """Return what is kept back of the tool's results, or `None` where no rule says anything."""
-        indices = [index for names, index in self._results if names(server, tool)]
+    def results_of(self, request: Request) -> BoundResults | None:
+        """Return what is kept back of its results, or `None` where no rule says anything."""
+        target, server, tool = request.target, request.server, request.tool
+        indices = [index for names, index in self._results if names(target, server, tool)]
         if not indices or self.policy is None:
             return None
         rules, document = self.model.results, self.policy.document

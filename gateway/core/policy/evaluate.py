@@ -140,7 +140,8 @@ def _no_match(
     key = (near[0].rule.id, near[1], failed_matcher(*near, arguments, request)) if near else ("", 0, "")
     known = rules.hints.get(key)
     if known is None:
-        reason = f"{otherwise.reason} {_name(request)}"
+        what = request.name if request.target == "tool" else f"this {request.target} of {request.server!r}"
+        reason = f"{otherwise.reason} {what}"
         if near:
             miss = missed(*near, arguments, request)
             named = f"rule {miss.rule.rule.id!r} in line {miss.rule.line}"
@@ -149,12 +150,6 @@ def _no_match(
         if len(rules.hints) < _MOST_HINTS:
             rules.hints[key] = known
     return known
-
-
-def _name(request: Request) -> str:
-    if request.target == "tool":
-        return f"{request.server}.{request.tool}"
-    return f"the {request.target} {request.tool[:200]!r} of {request.server}"
 
 
 def _refused(request: Request, otherwise: Decision, code: DecisionCode, reason: str) -> Judgement:

@@ -39,9 +39,14 @@ def counter_of(rule: Rule, file: str) -> Callable[[JsonObject, Request], Charge]
 _WHOSE: dict[str, Callable[[Request], str]] = {
     "session": lambda request: "session",
     "principal": lambda request: _identity(request.principal),
-    "tool": lambda request: f"{request.server}.{request.tool}",
+    "tool": lambda request: _counted_name(request),
     "server": lambda request: request.server,
 }
+
+
+def _counted_name(request: Request) -> str:
+    """Return the tool's name; a server's resources, whose names anybody can make up, count together."""
+    return request.name if request.target == "tool" else f"{request.target}:{request.server}"
 
 
 def _identity(who: Principal) -> str:

@@ -28,7 +28,6 @@ from gateway.core.policy.fields import (
     Shapes,
     Sources,
     TargetPatterns,
-    ToolPatterns,
     Version,
     Wildcards,
 )
@@ -244,17 +243,17 @@ class IfLabels(_Part):
 
 
 class LabelRule(_Part):
-    """What a call's result does to its session."""
+    """What a result does to its session. `*` covers everything: tools, resources and prompts."""
 
-    tool: ToolPatterns
+    tool: TargetPatterns
     args: dict[str, ArgumentMatchers] = Field(default_factory=dict[str, ArgumentMatchers])
     adds: Annotated[tuple[Identifier, ...], _List, Field(min_length=1)]
 
 
 class ResultRule(_Part):
-    """What is kept back of a result before anyone sees it."""
+    """What is kept back of a result before anyone sees it. `*` covers everything."""
 
-    tool: ToolPatterns
+    tool: TargetPatterns
     redact: Shapes = ()
     max_bytes: Bytes | None = None
 

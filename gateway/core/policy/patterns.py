@@ -20,6 +20,7 @@ __all__ = [
     "compile_glob",
     "compile_globs",
     "compile_host",
+    "split_name",
     "split_pattern",
     "split_tool_pattern",
 ]
@@ -180,6 +181,20 @@ def split_tool_pattern(pattern: str) -> tuple[str, str]:
     for part in (server, tool):
         compile_wildcard(part)
     return server, tool
+
+
+def split_name(text: str) -> tuple[Target, str, str]:
+    """Return what one call is for: `server.tool`, `resource:server/URI` or `prompt:server/name`."""
+    kind, colon, rest = text.partition(":")
+    if colon and kind in ("resource", "prompt"):
+        server, slash, name = rest.partition("/")
+        if not (server and slash and name) or ":" in server:
+            raise PatternError(f"name the server and what it has: '{kind}:server/...', not {text!r}")
+        return ("resource" if kind == "resource" else "prompt"), server, name
+    server, _, tool = text.partition(".")
+    if not (server and tool) or "*" in text:
+        raise PatternError(f"name server and tool of one call, such as fs.read_file: not {text!r}")
+    return "tool", server, tool
 
 
 def split_pattern(pattern: str) -> TargetPattern:

@@ -1,4 +1,9 @@
-"""What the policy is asked, what it answers, and what it may know of a toolpack. Frozen values."""
+"""What the policy is asked, what it answers, and what it may know of a toolpack. Frozen values.
+
+A call of a tool is a `Request(...)`; reading a resource (or subscribing to it) is
+`Request.of_resource`, getting a prompt (or completing one of its arguments) `Request.of_prompt`.
+All three are judged, labelled and limited alike.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,9 @@ from gateway.core.calls import LOCAL, Principal
 from gateway.core.decisions import Decision
 from gateway.core.json_types import JsonObject
 from gateway.core.policy.model import Mode
-from gateway.core.policy.patterns import Target
+from gateway.core.policy.patterns import Target, split_name
 from gateway.core.policy.situation import NOWHERE, Charge, Situation
+from gateway.core.policy.uris import file_path
 
 __all__ = ["Judgement", "PackFacts", "Request", "ServerNeeds"]
 
@@ -22,7 +28,7 @@ class Request:
     `tool` is the server's own name of it. `arguments` passed the strict gate and the tool's input
     schema. `kinds` says which arguments (dotted paths) are paths, urls, hosts, sql or commands;
     `workspace` is the absolute path that relative paths resolve against. Where `target` is a resource
-    or a prompt, `tool` is its URI or name.
+    or a prompt, `tool` is its URI or name: those are made by `of_resource` and `of_prompt`.
     """
 
     server: str
@@ -34,6 +40,75 @@ class Request:
     mode: Mode = "deployment"
     situation: Situation = NOWHERE
     target: Target = "tool"
+
+    @classmethod
+    def of_resource(
+        cls, server: str, uri: str, *, principal: Principal = LOCAL, mode: Mode = "deployment"
+    ) -> Request:
+        """Return the request to read or subscribe to the resource of this URI.
+
+        Rules see the URI as the argument `uri`, and what a `file:` URI names as `path`. The URI is judged
+        and forwarded as it came; one that could be read in two ways is refused.
+        """
+        arguments: JsonObject = {"uri": uri}
+        path = file_path(uri)
+        if path is not None:
+            arguments["path"] = path
+        kinds = {"uri": "url", "path": "path"}
+        return cls(server, uri, arguments, kinds, principal=principal, mode=mode, target="resource")
+
+    @classmethod
+    def of_prompt(
+        cls,
+        server: str,
+        name: str,
+        arguments: JsonObject,
+        *,
+        workspace: str = "/workspace",
+        principal: Principal = LOCAL,
+        mode: Mode = "deployment",
+    ) -> Request:
+        """Return the request to get the prompt of this name with these arguments.
+
+        What is forwarded is `Judgement.arguments`, as for a tool.
+        """
+        return cls(
+            server, name, arguments, workspace=workspace, principal=principal, mode=mode, target="prompt"
+        )
+
+    @classmethod
+    def named(
+        cls,
+        name: str,
+        arguments: JsonObject,
+        facts: PackFacts,
+        *,
+        principal: Principal = LOCAL,
+        mode: Mode = "deployment",
+    ) -> Request:
+        """Return the request of this `name` (see there) to servers of which `facts` are known.
+
+        Raises `PatternError`, a `ValueError`, for what is no name.
+        """
+        target, server, own = split_name(name)
+        match target:
+            case "resource":
+                return cls.of_resource(server, own, principal=principal, mode=mode)
+            case "prompt":
+                workspace = facts.workspace
+                return cls.of_prompt(
+                    server, own, arguments, workspace=workspace, principal=principal, mode=mode
+                )
+            case "tool":
+                kinds = facts.kinds.get(server, {})
+                return cls(server, own, arguments, kinds, facts.workspace, principal, mode)
+
+    @property
+    def name(self) -> str:
+        """What is asked for as policies write it: `fs.read`, `resource:fs/file:///a`, `prompt:fs/review`."""
+        if self.target == "tool":
+            return f"{self.server}.{self.tool}"
+        return f"{self.target}:{self.server}/{self.tool}"
 
 
 @dataclass(frozen=True, slots=True)

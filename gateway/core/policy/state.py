@@ -75,13 +75,13 @@ class PolicyState:
         opened = self._open[call_id]
         self.answered_in_part(call_id)
         request = opened.request
-        rules = opened.policy.results_of(request.server, request.tool)
+        rules = opened.policy.results_of(request)
         if rules is not None:
             result = rules.cleaned(result)
             withheld = rules.withheld(result)
             if withheld is not None:
                 return withheld
-        sources = opened.policy.sources_of(request.server, request.tool)
+        sources = opened.policy.sources_of(request)
         if sources and result.get("isError") is not True:
             self.seen.keep(sources, result)
         return result
@@ -89,7 +89,7 @@ class PolicyState:
     def failed(self, call_id: str, message: str, error: ServerError | None) -> tuple[str, ServerError | None]:
         """Return what may be seen of a failure, cleaned as a result is."""
         opened = self._open.get(call_id)
-        rules = opened and opened.policy.results_of(opened.request.server, opened.request.tool)
+        rules = opened and opened.policy.results_of(opened.request)
         if not rules:
             return message, error
         return rules.text(message), error and rules.error(error)
@@ -111,8 +111,9 @@ class PolicyState:
             return
         del self._open[call_id]
         if isinstance(outcome, Answered):
-            name = f"{opened.request.server}.{opened.request.tool}"
-            self.calls[name] = self.calls.get(name, 0) + 1
+            if opened.request.target == "tool":
+                name = opened.request.name
+                self.calls[name] = self.calls.get(name, 0) + 1
             if any(charge.limit.bytes is not None for charge in opened.charges):
                 size = len(dumps(outcome.result))
                 for charge in opened.charges:

@@ -37,13 +37,17 @@ class Url:
 
 
 def canonical_url(value: str) -> str | Unfit:
-    """Return the URL with lower-case scheme, punycode host and no default port; or why it is refused."""
+    """Return the URL with lower-case scheme, punycode host and no default port; or why it is refused.
+
+    A web URL without a path has the path `/`.
+    """
     parsed = _parse(value)
     if isinstance(parsed, Unfit):
         return parsed
     url, rest = parsed
     port = "" if url.port in (None, _DEFAULT_PORTS.get(url.scheme)) else f":{url.port}"
-    return f"{url.scheme}://{_bracketed(url.host)}{port}{rest if rest.startswith('/') else '/' + rest}"
+    root = "" if rest.startswith("/") or url.scheme not in _DEFAULT_PORTS else "/"
+    return f"{url.scheme}://{_bracketed(url.host)}{port}{root}{rest}"
 
 
 def split_url(value: str) -> Url | Unfit:

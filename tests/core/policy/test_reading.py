@@ -136,7 +136,7 @@ def problem_of(text: str) -> str:
         ("version: 1\nrules: []\ntests:\n  - {call: fs.x, expect: maybe}\n", "p.yaml:4:18: tests.0.expect"),
         (
             "version: 1\nrules: []\ntests:\n  - {call: 'fs.*', expect: deny}\n",
-            "p.yaml:4:6: tests.0.call: a test calls one",
+            "p.yaml:4:6: tests.0.call: name server and tool",
         ),
         (
             "version: 1\nrules: []\ntests:\n  - {call: fs.x, as: bob, expect: deny}\n",
@@ -206,7 +206,7 @@ def test_what_is_not_enforced_is_refused_and_never_ignored(text: str, place: str
         ),
         ("  []\nlabels: [{tool: fs.x}]\n", "p.yaml:4:10: missing key 'labels.0.adds'"),
         (
-            "  []\nlabels: [{tool: 'resource:x', adds: [a]}]\n",
+            "  []\nlabels: [{tool: 'fs', adds: [a]}]\n",
             "p.yaml:4:11: labels.0.tool.0: tools are named",
         ),
         (
