@@ -1,0 +1,50 @@
+"""The policy file as frozen models: grammar only. What it means is in `matchers` and `evaluate`."""
+
+from gateway.core.policy.model.file import Case, CaseFile, PolicyFile
+from gateway.core.policy.model.matching import ArgumentMatchers, Argv, ItemMatchers, Matchers, Sql
+from gateway.core.policy.model.modes import (
+    AskMode,
+    DeploymentMode,
+    Modes,
+    OnDeny,
+    Step,
+    TrainingMode,
+    VirtualClock,
+)
+from gateway.core.policy.model.parts import KINDS, SELECTORS, Kind, Mode, Place
+from gateway.core.policy.model.results import Defaults, Grant, GrantedMounts, LabelRule, ResultRule
+from gateway.core.policy.model.rules import Approve, IfLabels, Limit, Per, PrincipalPattern, Rule
+
+__all__ = [
+    "KINDS",
+    "SELECTORS",
+    "Approve",
+    "ArgumentMatchers",
+    "Argv",
+    "AskMode",
+    "Case",
+    "CaseFile",
+    "Defaults",
+    "DeploymentMode",
+    "Grant",
+    "GrantedMounts",
+    "IfLabels",
+    "ItemMatchers",
+    "Kind",
+    "LabelRule",
+    "Limit",
+    "Matchers",
+    "Mode",
+    "Modes",
+    "OnDeny",
+    "Per",
+    "Place",
+    "PolicyFile",
+    "PrincipalPattern",
+    "ResultRule",
+    "Rule",
+    "Sql",
+    "Step",
+    "TrainingMode",
+    "VirtualClock",
+]
