@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Block", "Document", "blocks"]
+__all__ = ["Block", "Document", "blocks", "file_in"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -60,6 +60,11 @@ def blocks(file: Path) -> list[Block]:
         words = {word.partition("=")[0]: word.partition("=")[2] for word in str(match[2]).split()}
         found.append(Block(match[1], words, match[3], text.count("\n", 0, match.start()) + 1))
     return found
+
+
+def file_in(page: str, name: str) -> str:
+    """Return the text that `page`, a path in the checkout, shows as the file `name`."""
+    return next(block.text for block in blocks(ROOT / page) if block.words.get("file") == name)
 
 
 @dataclass

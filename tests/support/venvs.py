@@ -45,11 +45,17 @@ def run_client(python: Path, script: str, *args: str, timeout: float = 120.0) ->
         capture_output=True,
         text=True,
         timeout=timeout,
-        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")},  # noqa: TID251 - test helper
+        env=_environment(python.parent),
         check=False,
     )
     assert done.returncode == 0, f"client failed ({done.returncode})\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def _environment(programs: Path) -> dict[str, str]:
+    """Return a client's environment: its own programs first, where home and the trusted certificates are."""
+    own = {name: os.environ[name] for name in ("HOME", "SSL_CERT_FILE") if name in os.environ}  # noqa: TID251
+    return {"HOME": "/", **own, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}  # noqa: TID251
 
 
 def _install(folder: Path, python: Path, requirements: Sequence[str]) -> None:
