@@ -7,6 +7,7 @@ passed `core.strict_json` and was serialised again. Decides nothing about who as
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import anyio
 from starlette.datastructures import Headers
@@ -18,7 +19,16 @@ from gateway.core import strict_json
 from gateway.core.json_types import JsonValue
 from gateway.core.strict_json import JsonLimits, StrictJsonError
 
-__all__ = ["INVALID_REQUEST", "PARSE_ERROR", "GateLimits", "StrictGate", "message_of", "rpc_error"]
+__all__ = [
+    "INVALID_REQUEST",
+    "PARSE_ERROR",
+    "GateLimits",
+    "Replay",
+    "StrictGate",
+    "media_fault",
+    "message_of",
+    "rpc_error",
+]
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -83,10 +93,12 @@ class StrictGate:
             return  # nobody is left to answer
         else:
             body = strict_json.dumps(message)
-            await self._app(_passed_on(scope, message, body), _Replay(body, receive), send)
+            await self._app(_passed_on(scope, message, body), Replay(body, receive), send)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        _check_media(headers)
+        fault = media_fault(headers.get("content-type", ""), headers.get("content-encoding", "identity"))
+        if fault is not None:
+            raise _Unread(415, fault)
         if int(headers.get("content-length", "0")) > self._limits.max_body:
             raise self._too_large()
         with anyio.move_on_after(self._limits.body_seconds):
@@ -129,15 +141,16 @@ class StrictGate:
             more = message["type"] == "http.request" and message.get("more_body", False)
 
 
-def _check_media(headers: Headers) -> None:
-    media, _, parameters = headers.get("content-type", "").partition(";")
+@lru_cache(maxsize=256)
+def media_fault(content_type: str, content_encoding: str) -> str | None:
+    """Return why a body of this type and encoding is not read, or `None`."""
+    media, _, parameters = content_type.partition(";")
     if media.strip().lower() != "application/json":
-        raise _Unread(415, "the Content-Type has to be application/json")
+        return "the Content-Type has to be application/json"
     charset = parameters.replace(" ", "").replace('"', "").lower()
     if charset.startswith("charset=") and charset != "charset=utf-8":
-        raise _Unread(415, "JSON is UTF-8")
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise _Unread(415, "compressed bodies are not taken")
+        return "JSON is UTF-8"
+    return None if content_encoding.lower() == "identity" else "compressed bodies are not taken"
 
 
 def _passed_on(scope: Scope, message: JsonValue, body: bytes) -> Scope:
@@ -146,15 +159,16 @@ def _passed_on(scope: Scope, message: JsonValue, body: bytes) -> Scope:
     return {**scope, "headers": headers, _MESSAGE: message}
 
 
-class _Replay:
-    """A `receive` that gives the whole body once, then what else comes from the connection."""
+class Replay:
+    """A `receive` that gives a body once, whole or with more to come, then what the connection gives."""
 
-    def __init__(self, body: bytes, receive: Receive) -> None:
+    def __init__(self, body: bytes, receive: Receive, *, more: bool = False) -> None:
         self._body: bytes | None = body
+        self._more = more
         self._receive = receive
 
     async def __call__(self) -> Message:
         if self._body is None:
             return await self._receive()
         body, self._body = self._body, None
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": self._more}

@@ -1,21 +1,49 @@
 """uvicorn's HTTP protocol with bounds that it lacks: on the size of a request's head and its time.
 
-The parser underneath collects headers without end and waits for them forever. Nothing else is
-changed; bodies are bounded by `gate`.
+The parser underneath collects headers without end and waits for them forever. Bodies are bounded by
+`gate`. What an application cannot learn by ASGI without waiting stands in the scope: the `Exchange`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-__all__ = ["HEAD_BYTES", "HEAD_SECONDS", "BoundedHttpProtocol"]
+__all__ = ["HEAD_BYTES", "HEAD_SECONDS", "BoundedHttpProtocol", "Exchange", "exchange_of"]
+
+_EXCHANGE = "sandgate.exchange"
 
 HEAD_BYTES = 65_536
 """Most bytes of a request line and its headers."""
 HEAD_SECONDS = 15.0
 """Seconds within which a head has to be complete, from the connection's or its own first byte on."""
+
+
+def exchange_of(scope: Scope) -> Exchange | None:
+    """Return what the protocol knows of this request; `None` under another server."""
+    return scope.get(_EXCHANGE)
+
+
+class Exchange:
+    """One request as its connection has it: looked at without taking anything from `receive`."""
+
+    __slots__ = ("_cycle", "_protocol")
+
+    def __init__(self, protocol: BoundedHttpProtocol, cycle: RequestResponseCycle) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+
+    def body(self) -> bytes | None:
+        """Return the whole body, `None` while some of it is still to come."""
+        cycle = self._cycle
+        return None if cycle.more_body or cycle.disconnected else bytes(cycle.body)
+
+    def when_lost(self, callback: Callable[[], object] | None) -> None:
+        """Call back once the connection is lost while this is answered; `None` takes that back."""
+        self._protocol.when_lost = callback
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -27,6 +55,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._too_large = False
         self._deadline: Any = None
+        self.when_lost: Callable[[], object] | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first head."""
@@ -34,9 +63,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._deadline = self.loop.call_later(HEAD_SECONDS, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and tell who answers a request."""
         self._stop_waiting()
         super().connection_lost(exc)
+        if self.when_lost is not None:
+            self.when_lost()
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to an unfinished head: the parser itself keeps it without a bound."""
@@ -64,6 +95,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._too_large or not self.url.startswith(b"/"):
             raise ValueError("unacceptable head")  # the parser turns it into `send_400_response`
         super().on_headers_complete()
+        # Begun by now, but as a task that the loop has not run yet.
+        self.scope[_EXCHANGE] = Exchange(self, self.cycle)
 
     def send_400_response(self, msg: str) -> None:
         """Answer a bad head and close the connection."""

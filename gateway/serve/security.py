@@ -19,10 +19,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.serve.replies import problem, refuse
 
-__all__ = ["HttpBorder", "HttpSecurity", "is_loopback"]
+__all__ = ["BLANKS", "SINGLE", "HttpBorder", "HttpSecurity", "is_loopback"]
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-_SINGLE = frozenset(
+SINGLE = frozenset(
     {
         b"authorization",
         b"content-encoding",
@@ -34,7 +34,9 @@ _SINGLE = frozenset(
         b"x-session-id",
     }
 )
-_BLANKS = b" \t"
+"""Headers that decide something: each appears at most once."""
+BLANKS = b" \t"
+"""What may stand around a header's value and is no part of it."""
 
 
 def is_loopback(host: str) -> bool:
@@ -104,7 +106,7 @@ class HttpBorder:
             await self._app(scope, receive, send)
             return
         # The HTTP parser leaves trailing blanks on values, where comparisons would trip over them.
-        headers = [(name, value.strip(_BLANKS)) for name, value in scope["headers"]]
+        headers = [(name, value.strip(BLANKS)) for name, value in scope["headers"]]
         scope = {**scope, "headers": headers}
         if twice := _repeated(headers):
             response = problem(400, "bad_request", f"the header {twice} appears more than once")
@@ -119,5 +121,5 @@ class HttpBorder:
 
 
 def _repeated(headers: list[tuple[bytes, bytes]]) -> str | None:
-    counts = Counter(name for name, _ in headers if name in _SINGLE)
+    counts = Counter(name for name, _ in headers if name in SINGLE)
     return next((name.decode() for name, count in counts.items() if count > 1), None)

@@ -22,14 +22,14 @@ from mcp_types import (
 )
 
 from gateway import __version__
-from gateway.core.calls import Denied, Failed, Front, Outcome, ServerError, ToolCall
-from gateway.core.decisions import DecisionCode
+from gateway.core.calls import Front, ToolCall
 from gateway.core.json_types import JsonObject, JsonValue
-from gateway.core.results import DECISION_META_KEY, tool_result
+from gateway.core.results import tool_result
 from gateway.errors import ClientError, SandgateError, UnknownSession
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.sessions import new_call_id
 from gateway.serve.identity import principal_of
+from gateway.serve.mcp.calls import call_params, raise_protocol_error
 from gateway.serve.mcp.directory import Directory
 from gateway.serve.mcp.envelope import end_to_end_meta, is_modern, result_envelope
 from gateway.serve.mcp.prompting import DeferredPrompt, prompt_of
@@ -139,13 +139,13 @@ class _ToolFront:
 
     async def call_tool(self, ctx: RequestContext) -> JsonObject:
         """Take a call down the path and return its result object, unknown fields and all."""
-        name, arguments, meta = _call_params(_params(ctx))
+        name, arguments, meta = call_params(_params(ctx))
         pack, tool = self._directory.find(name)
         session = await self._sessions.of(ctx, pack)
         call = ToolCall(new_call_id(), tool, arguments, Front.MCP, end_to_end_meta(meta))
         prompt = prompt_of(ctx, self._bindings)
         outcome = await self._gateway.call(session, call, prompt)
-        _raise_protocol_error(name, outcome)
+        raise_protocol_error(name, outcome)
         result = self._enveloped(ctx, tool_result(outcome))
         return prompt.input_required(result, outcome) if isinstance(prompt, DeferredPrompt) else result
 
@@ -157,25 +157,3 @@ class _ToolFront:
 
 def _params(ctx: RequestContext) -> Mapping[str, JsonValue]:
     return ctx.params or {}
-
-
-def _call_params(params: Mapping[str, JsonValue]) -> tuple[str, JsonObject, JsonObject]:
-    """Return name, arguments and `_meta` of a call, or refuse parameters of another shape."""
-    name, arguments, meta = params.get("name"), params.get("arguments"), params.get("_meta")
-    arguments = {} if arguments is None else arguments
-    meta = {} if meta is None else meta
-    if not isinstance(name, str) or not isinstance(arguments, dict) or not isinstance(meta, dict):
-        raise MCPError(INVALID_PARAMS, "a call has a name (string), arguments (object) and _meta (object)")
-    return name, arguments, meta
-
-
-def _raise_protocol_error(name: str, outcome: Outcome) -> None:
-    """Raise what MCP tells by a JSON-RPC error: an unknown tool, and the server's own errors unchanged."""
-    match outcome:
-        case Denied(decision) if decision.code is DecisionCode.UNKNOWN_TOOL:
-            data = {DECISION_META_KEY: decision.wire()}
-            raise MCPError(INVALID_PARAMS, f"Unknown tool: {name[:128]}", data)
-        case Failed(error=ServerError(code, message, data)):
-            raise MCPError(code, message, data)
-        case _:
-            return
