@@ -168,6 +168,7 @@ class Replay:
         self._receive = receive
 
     async def __call__(self) -> Message:
+        """Return the next message."""
         if self._body is None:
             return await self._receive()
         body, self._body = self._body, None

@@ -96,7 +96,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             raise ValueError("unacceptable head")  # the parser turns it into `send_400_response`
         super().on_headers_complete()
         # Begun by now, but as a task that the loop has not run yet.
-        self.scope[_EXCHANGE] = Exchange(self, self.cycle)
+        scope: Any = self.scope
+        scope[_EXCHANGE] = Exchange(self, self.cycle)
 
     def send_400_response(self, msg: str) -> None:
         """Answer a bad head and close the connection."""
