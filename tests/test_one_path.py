@@ -78,6 +78,15 @@ async def over_websocket(url: str) -> None:
             assert json.loads(await socket.recv())["type"] == "observation"
 
 
+async def over_code(url: str) -> None:
+    calls = "\n".join(
+        f"try:\n    call_tool({tool!r}, {arguments!r})\nexcept ToolError: pass" for tool, arguments in SCRIPT
+    )
+    async with httpx2.AsyncClient(timeout=30) as http:
+        step = (await http.post(f"{url}/step", json={"action": {"type": "code", "code": calls}})).json()
+    assert [call["tool"] for call in step["observation"]["calls"]] == [tool for tool, _ in SCRIPT]
+
+
 async def over_http_step(url: str) -> None:
     async with httpx2.AsyncClient(timeout=30) as http:
         reset = await http.post(f"{url}/reset", json={})
@@ -104,6 +113,7 @@ FRONTS: dict[str, Callable[[str], Awaitable[None]]] = {
     "MCP modern": over_modern,
     "WebSocket": over_websocket,
     "HTTP step": over_http_step,
+    "CodeAct": over_code,
     "MCP dialect": over_the_dialect,
 }
 

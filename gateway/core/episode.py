@@ -1,8 +1,9 @@
-"""One episode: what an action is, how an outcome looks as an observation, when the episode is over.
+"""One episode: what an action is, and when the episode is over.
 
-Pure: no clock, files or network. It counts and shows; it never decides what a call may do.
+Pure: no clock, files or network. It counts; it never decides what a call may do, and how things look
+as observations is `gateway.core.observations`' business.
 
-    begin ──> (list_tools | call -> saw | submit | time over) ──> settle ──> open again, or ended
+    begin ──> (an action -> saw | submit | time over) ──> settle ──> open again, or ended
 
 A step counts once it is settled; an episode ends once. How it ended is an `Ending`: a task end
 (`submitted`, `max_steps`, `max_denials`, `time_limit`) is scored, an infrastructure end
@@ -11,40 +12,29 @@ A step counts once it is settled; an episode ends once. How it ended is an `Endi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
-from gateway.core.calls import Answered, Denied, Failed, FailureKind, Outcome, ServerError
+from gateway.core.calls import Answered, Denied, Outcome
 from gateway.core.decisions import Decision, DecisionCode
 from gateway.core.json_types import JsonObject, JsonValue
-from gateway.core.results import tool_result
 from gateway.errors import ClientError
 
 __all__ = [
-    "SUBMIT_TOOL",
     "Action",
     "CallTool",
+    "Code",
     "DoneReason",
     "Ending",
     "EpisodeLimits",
     "EpisodeOver",
     "EpisodeState",
-    "ErrorType",
     "ListTools",
     "StepResult",
     "Submit",
-    "call_observation",
-    "error_observation",
-    "policy_of",
-    "submit_definition",
-    "submitted_observation",
-    "tools_observation",
+    "action_json",
 ]
-
-SUBMIT_TOOL = "submit"
-"""The tool that submits, where the pack offers it (manifest: `env.submit`)."""
 
 
 # -- actions --------------------------------------------------------------------------------------
@@ -70,20 +60,30 @@ class Submit:
     answer: JsonValue = None
 
 
-Action: TypeAlias = ListTools | CallTool | Submit
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Run Python in the session's sandbox, with the tools as functions."""
+
+    code: str
 
 
-# -- observations ---------------------------------------------------------------------------------
+Action: TypeAlias = ListTools | CallTool | Submit | Code
 
 
-class ErrorType(StrEnum):
-    """Why a call brought no result, in the words of the environment contract."""
+def action_json(action: Action) -> JsonObject:
+    """Return an action in the form in which it is sent and recorded."""
+    match action:
+        case ListTools():
+            return {"type": "list_tools"}
+        case CallTool(tool_name, arguments):
+            return {"type": "call_tool", "tool_name": tool_name, "arguments": arguments}
+        case Submit(answer):
+            return {"type": "submit", "answer": answer}
+        case Code(code):
+            return {"type": "code", "code": code}
 
-    EXECUTION_ERROR = "execution_error"
-    INVALID_ARGS = "invalid_args"
-    TRANSPORT_ERROR = "transport_error"
-    TOOL_NOT_FOUND = "tool_not_found"
-    TIMEOUT = "timeout"
+
+# -- what a step comes to -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,104 +100,6 @@ class StepResult:
         typed clients read them there, generic ones beside it."""
         shared: JsonObject = {"reward": self.reward, "done": self.done, "metadata": self.metadata}
         return {"observation": {**self.observation, **shared}, **shared}
-
-
-_DENIAL_TYPES = {
-    DecisionCode.UNKNOWN_TOOL: ErrorType.TOOL_NOT_FOUND,
-    DecisionCode.INVALID_ARGUMENTS: ErrorType.INVALID_ARGS,
-    DecisionCode.ARGUMENTS_TOO_LARGE: ErrorType.INVALID_ARGS,
-    DecisionCode.AUDIT_UNAVAILABLE: ErrorType.TRANSPORT_ERROR,
-}
-_FAILURE_TYPES = {FailureKind.TIMEOUT: ErrorType.TIMEOUT, FailureKind.SERVER_ERROR: ErrorType.EXECUTION_ERROR}
-_INVALID_PARAMS = -32602
-
-
-def call_observation(tool_name: str, outcome: Outcome) -> JsonObject:
-    """Return `{tool_name, result, error}`: a result exactly where the server answered, else an error."""
-    match outcome:
-        case Answered():
-            return {"tool_name": tool_name, "result": _shown_result(tool_result(outcome)), "error": None}
-        case Denied(decision):
-            kind = _DENIAL_TYPES.get(decision.code, ErrorType.EXECUTION_ERROR)
-            return error_observation(tool_name, kind, decision.sentence())
-        case Failed(_, failure, message, error):
-            return error_observation(
-                tool_name, _failure_type(failure, error), error.message if error else message
-            )
-
-
-def error_observation(tool_name: str, kind: ErrorType, message: str) -> JsonObject:
-    """Return the observation of a call that brought no result."""
-    error: JsonObject = {"error_type": kind.value, "message": message}
-    return {"tool_name": tool_name, "result": None, "error": error}
-
-
-def tools_observation(definitions: Iterable[JsonObject]) -> JsonObject:
-    """Return `{tools: [{name, description, input_schema}]}` from MCP tool definitions."""
-    return {
-        "tools": [
-            {
-                "name": tool.get("name"),
-                "description": tool.get("description") or "",
-                "input_schema": tool.get("inputSchema") or {"type": "object"},
-            }
-            for tool in definitions
-        ]
-    }
-
-
-def submit_definition() -> JsonObject:
-    """Return the definition of the submitting tool, as `tools_observation` takes it."""
-    schema: JsonObject = {
-        "type": "object",
-        "properties": {"answer": {"description": "The final answer, where the task asks for one."}},
-        "additionalProperties": False,
-    }
-    return {
-        "name": SUBMIT_TOOL,
-        "description": "Finish the task; nothing can be done after it.",
-        "inputSchema": schema,
-    }
-
-
-def submitted_observation() -> JsonObject:
-    """Return what a call of the submitting tool shows."""
-    result: JsonObject = {"content": [{"type": "text", "text": "submitted"}]}
-    return {"tool_name": SUBMIT_TOOL, "result": _shown_result(result), "error": None}
-
-
-def policy_of(outcome: Outcome) -> JsonObject:
-    """Return the decision object of an outcome (`metadata.policy`)."""
-    decision: Decision = outcome.decision
-    return decision.wire()
-
-
-def _failure_type(kind: FailureKind, error: ServerError | None) -> ErrorType:
-    if error is not None and error.code == _INVALID_PARAMS:
-        return ErrorType.INVALID_ARGS
-    return _FAILURE_TYPES.get(kind, ErrorType.TRANSPORT_ERROR)
-
-
-def _shown_result(result: JsonObject) -> JsonObject:
-    content = result.get("content")
-    structured = result.get("structuredContent")
-    return {
-        "content": content if content is not None else [],
-        "structured_content": structured,
-        "data": structured if structured is not None else _joined_text(content),
-        "is_error": bool(result.get("isError", False)),
-        "meta": result.get("_meta"),
-    }
-
-
-def _joined_text(content: JsonValue) -> str:
-    blocks = (
-        cast("list[JsonObject]", [b for b in content if isinstance(b, dict)])
-        if isinstance(content, list)
-        else []
-    )
-    texts = [block.get("text") for block in blocks if block.get("type") == "text"]
-    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 # -- the episode ----------------------------------------------------------------------------------
@@ -258,6 +160,12 @@ class EpisodeState:
     answered: dict[str, int] = field(default_factory=dict[str, int])
     answer: JsonValue = None
     ending: Ending | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more may be called: it has ended, or will when the step is settled."""
+        most = self.limits.max_denials
+        return self.ending is not None or (most is not None and self.denials >= most)
 
     def begin(self) -> int:
         """Return the number of the step about to be taken, from 1. Raises `EpisodeOver`."""

@@ -14,11 +14,28 @@ from gateway.core.results import DECISION_META_KEY
 from gateway.core.strict_json import StrictJsonError, loads
 from gateway.errors import UsageError
 
-__all__ = ["Difference", "RecordedEpisode", "RecordedStep", "differences", "effect_of", "read_trajectory"]
+__all__ = [
+    "DecidedCall",
+    "Difference",
+    "RecordedEpisode",
+    "RecordedStep",
+    "decided_calls",
+    "differences",
+    "read_trajectory",
+]
 
 _ENDS = ("done_reason", "truncated", "truncated_reason", "rubric")
 _APART = frozenset({"reward", "done", "metadata"})
 _DECIDED = ("effect", "code", "rule")
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedCall:
+    """A call of a step, by the name the pack shows, and how it was decided."""
+
+    tool: str
+    arguments: JsonObject
+    effect: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +47,9 @@ class RecordedStep:
     wire: JsonObject
 
     @property
-    def effect(self) -> str | None:
-        """How its call was decided, `None` where it was no call."""
-        return effect_of(self.wire)
-
-    @property
-    def tool(self) -> str:
-        """The tool it called, by the name the pack shows; empty where it was no call."""
-        return str(self.action.get("tool_name", ""))
+    def calls(self) -> tuple[DecidedCall, ...]:
+        """What it called and was decided: one for a tool call, as many as it made for code."""
+        return decided_calls(self.action, self.wire)
 
     @property
     def at(self) -> float:
@@ -153,12 +165,34 @@ def _observation(value: JsonValue) -> JsonValue:
     if isinstance(result, dict) and isinstance(meta, dict):
         kept: JsonObject = {name: part for name, part in meta.items() if name != DECISION_META_KEY}
         seen["result"] = {**result, "meta": kept}
+    calls = seen.get("calls")
+    if isinstance(calls, list):
+        seen["calls"] = [_without_ids(call) for call in calls]
     return seen
 
 
-def effect_of(wire: JsonObject) -> str | None:
-    """Return how the call of a step was decided, `None` where it was no call."""
-    metadata = wire.get("metadata")
-    policy = metadata.get("policy") if isinstance(metadata, dict) else None
-    effect = policy.get("effect") if isinstance(policy, dict) else None
-    return effect if isinstance(effect, str) else None
+def _without_ids(call: JsonValue) -> JsonValue:
+    """Return a call of code with what counts of its decision."""
+    decision = call.get("decision") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(decision, dict):
+        return call
+    return {**call, "decision": {name: decision.get(name) for name in _DECIDED}}
+
+
+def decided_calls(action: JsonObject, wire: JsonObject) -> tuple[DecidedCall, ...]:
+    """Return the calls of a step that were decided, in their order; `wire` is what the step came to."""
+    metadata, seen = wire.get("metadata"), wire.get("observation")
+    made = seen.get("calls") if isinstance(seen, dict) else None
+    if not isinstance(made, list):
+        policy = metadata.get("policy") if isinstance(metadata, dict) else None
+        made = [{"tool": action.get("tool_name"), "arguments": action.get("arguments"), "decision": policy}]
+    return tuple(call for entry in made if (call := _decided(entry)) is not None)
+
+
+def _decided(entry: JsonValue) -> DecidedCall | None:
+    decision = entry.get("decision") if isinstance(entry, dict) else None
+    effect = decision.get("effect") if isinstance(decision, dict) else None
+    if not isinstance(entry, dict) or not isinstance(effect, str):
+        return None
+    arguments = entry.get("arguments")
+    return DecidedCall(str(entry.get("tool")), arguments if isinstance(arguments, dict) else {}, effect)

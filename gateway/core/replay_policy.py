@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from gateway.core.calls import LOCAL
 from gateway.core.catalog import Tool
@@ -11,7 +12,7 @@ from gateway.core.json_types import JsonObject
 from gateway.core.policy import CompiledPolicy, PackFacts
 from gateway.core.policy.diff import diff_calls
 from gateway.core.policy.recorded import RecordedCall, Recording
-from gateway.core.replay import RecordedEpisode, RecordedStep, effect_of
+from gateway.core.replay import DecidedCall, RecordedEpisode, RecordedStep, decided_calls
 
 __all__ = ["PolicyChange", "changes_by_policy", "changes_when_played"]
 
@@ -33,9 +34,10 @@ class PolicyChange:
 def changes_when_played(recorded: RecordedEpisode, now: Iterable[JsonObject]) -> list[PolicyChange]:
     """Return the steps decided otherwise than recorded; `now` are the answers of the re-execution."""
     return [
-        PolicyChange(step.number, step.tool, step.effect, effect_of(wire))
+        PolicyChange(step.number, (call or again).tool, call and call.effect, again and again.effect)
         for step, wire in zip(recorded.steps, now, strict=False)
-        if step.effect != effect_of(wire)
+        for call, again in zip_longest(step.calls, decided_calls(step.action, wire))
+        if (call and call.effect) != (again and again.effect)
     ]
 
 
@@ -50,13 +52,13 @@ def changes_by_policy(
 
     `tools` are the pack's by the name it shows. Calls that no policy is asked about are left out.
     """
-    calls = [call for step in recorded.steps if (call := _call(step, recorded.pack, tools)) is not None]
-    found = diff_calls(old, new, Recording(tuple(calls)), facts)
-    steps = {str(step.number): step for step in recorded.steps}
+    made = [(step, call) for step in recorded.steps for call in step.calls]
+    calls = [_call(str(place), step, call, recorded.pack, tools) for place, (step, call) in enumerate(made)]
+    found = diff_calls(old, new, Recording(tuple(call for call in calls if call is not None)), facts)
     return [
         PolicyChange(
-            step=steps[change.call_id].number,
-            tool=steps[change.call_id].tool,
+            step=made[int(change.call_id)][0].number,
+            tool=made[int(change.call_id)][1].tool,
             before=change.before.effect.value,
             after=change.after.effect.value,
         )
@@ -64,20 +66,21 @@ def changes_by_policy(
     ]
 
 
-def _call(step: RecordedStep, pack: str, tools: Mapping[str, Tool]) -> RecordedCall | None:
-    tool = tools.get(step.tool)
-    arguments = step.action.get("arguments", {})
-    if tool is None or step.effect is None or not isinstance(arguments, dict) or tool.check(arguments):
+def _call(
+    call_id: str, step: RecordedStep, call: DecidedCall, pack: str, tools: Mapping[str, Tool]
+) -> RecordedCall | None:
+    tool = tools.get(call.tool)
+    if tool is None or tool.check(call.arguments):
         return None
     return RecordedCall(
-        call_id=str(step.number),
+        call_id=call_id,
         session=pack,
         pack=pack,
         server=tool.server,
         tool=tool.upstream,
-        arguments=arguments,
+        arguments=call.arguments,
         principal=LOCAL,
         mode="training",
-        ran=step.effect == "allow",
+        ran=call.effect == "allow",
         at=step.at,
     )

@@ -1,44 +1,45 @@
 """One episode as it runs: a session of the gateway, the task, and what came of each step.
 
-Every tool call goes through `Gateway.call`, like everybody's. Nothing is decided here: the policy
-judges calls, `gateway.core.episode` says when it is over, `gateway.core.rubric` what it is worth.
+Nothing is decided here: the policy judges calls (`gateway.runtime.episode_calls` makes them),
+`gateway.core.episode` says when it is over, `gateway.runtime.scoring` what it is worth.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import anyio
-
-from gateway.core.calls import Answered, Failed, FailureKind, Front, Outcome, ToolCall
+from gateway.core.calls import Front
 from gateway.core.episode import (
-    SUBMIT_TOOL,
     Action,
     CallTool,
+    Code,
     Ending,
     EpisodeState,
-    ErrorType,
     ListTools,
     StepResult,
     Submit,
+    action_json,
+)
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.observations import (
+    ErrorType,
     call_observation,
     error_observation,
     policy_of,
-    submit_definition,
     submitted_observation,
     tools_observation,
 )
-from gateway.core.json_types import JsonObject, JsonValue
-from gateway.core.rubric import Reward, checks_of, reward_of
+from gateway.core.rubric import Reward
 from gateway.core.tasks import Task
-from gateway.runtime.checks import CheckFault, Checks
+from gateway.runtime.checks import CheckFault
+from gateway.runtime.episode_calls import EpisodeCalls
+from gateway.runtime.episode_code import EpisodeCode
 from gateway.runtime.gateway import Gateway
-from gateway.runtime.sessions import Session, new_call_id
+from gateway.runtime.scoring import Scoring
+from gateway.runtime.sessions import Session
 from gateway.runtime.trajectories import TrajectoryWriter
 
 __all__ = ["EpisodeRun"]
-
-_SERVER_LOST = {FailureKind.CRASHED, FailureKind.START_FAILED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,6 @@ class _Shown:
 
     observation: JsonObject
     metadata: JsonObject = field(default_factory=dict[str, JsonValue])
-    reward: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +60,9 @@ class EpisodeRun:
     gateway: Gateway
     session: Session
     state: EpisodeState
-    checks: Checks
+    calls: EpisodeCalls
+    code: EpisodeCode
+    scoring: Scoring
     episode_id: str
     seed: int
     task: Task | None
@@ -106,12 +108,12 @@ class EpisodeRun:
     # -- stepping
 
     async def step(self, action: Action, seconds: float | None) -> StepResult:
-        """Take one step, a call of which gets `seconds` at most.
+        """Take one step, a call or code of which gets `seconds` at most.
 
         Raises `EpisodeOver`, `ShuttingDown`, `UnknownSession` (it was idle too long) or `LedgerError`.
         """
         number = self.state.begin()
-        self.session.step = number
+        self.calls.begin(number)
         shown = await self._in_time(action, seconds)
         result = await self._settled(shown, number)
         if self.writer is not None:
@@ -138,84 +140,49 @@ class EpisodeRun:
             case Submit(answer):
                 self.state.submit(answer)
                 return _Shown({"submitted": True})
-            case CallTool(tool_name, arguments) if tool_name == SUBMIT_TOOL and self._offers_submit():
+            case CallTool(tool_name, arguments) if self.calls.submits(tool_name):
                 self.state.submit(arguments.get("answer"))
                 return _Shown(submitted_observation())
             case CallTool():
                 return await self._call(action, seconds)
+            case Code(code):
+                return _Shown(await self.code.run(code, seconds))
 
     async def _call(self, action: CallTool, seconds: float | None) -> _Shown:
         name = action.tool_name
-        call = ToolCall(new_call_id(), name, action.arguments, Front.ENV)
-        outcome: Outcome | None = None
-        with anyio.move_on_after(seconds):
-            outcome = await self.gateway.call(self.session, call)
-        self._note_loss(outcome)
+        outcome = await self.calls.call(name, action.arguments, Front.ENV, seconds)
         if outcome is None:
             message = f"no answer within {seconds:g} s; the call may still have run"
             return _Shown(error_observation(name, ErrorType.TIMEOUT, message))
-        reward = self.state.saw(name, outcome)
-        if name == SUBMIT_TOOL and isinstance(outcome, Answered) and not outcome.result.get("isError"):
-            self.state.submit(action.arguments.get("answer"))  # a submitting tool of the pack's own
-        return _Shown(call_observation(name, outcome), {"policy": policy_of(outcome)}, reward)
-
-    def _note_loss(self, outcome: Outcome | None) -> None:
-        lost = self.session.failed
-        if lost is None and isinstance(outcome, Failed) and outcome.kind in _SERVER_LOST:
-            lost = outcome.message
-        if lost is not None:
-            self.state.fail(lost)
+        return _Shown(call_observation(name, outcome), {"policy": policy_of(outcome)})
 
     def tools(self) -> list[JsonObject]:
         """Return the tools' MCP definitions as the policy shows them, with the one that submits."""
-        offered = [submit_definition()] if self._offers_submit() else []
-        return [*self.session.tools(), *offered]
-
-    def _offers_submit(self) -> bool:
-        """Whether the episode itself has a tool that submits; a pack's own tool of that name goes first."""
-        served = self.session.pack
-        return served.pack.manifest.env.submit and SUBMIT_TOOL not in served.catalog.tools
+        return self.calls.tools()
 
     # -- ending
 
     async def _settled(self, shown: _Shown, number: int) -> StepResult:
         metadata: JsonObject = {"episode_id": self.episode_id, "step": number, **shown.metadata}
-        ending = self.state.settle()
+        ending, reward = self.state.settle(), self.calls.reward
         if ending is None:
-            return StepResult(shown.observation, metadata, shown.reward)
+            return StepResult(shown.observation, metadata, reward)
         ending, scored = await self._conclude(ending)
         metadata |= ending.metadata()
-        reward = shown.reward
         if scored is not None:
             metadata["rubric"] = scored.components
-            reward = scored.reward + (shown.reward or 0.0)
+            reward = scored.reward + (reward or 0.0)
         return StepResult(shown.observation, metadata, reward, done=True)
 
     async def _conclude(self, ending: Ending) -> tuple[Ending, Reward | None]:
         """Stop the servers, then score what they left, unless the infrastructure ended the episode."""
         await self.session.stop_servers()
-        if ending.failure is not None or self.task is None:
+        if ending.failure is not None:
             return ending, None
-        checks = list(checks_of(self.task.rubric))
         try:
-            scores = await self.checks.run(checks, self.session.workspace, self.state, self._told())
+            return ending, await self.scoring.final()
         except CheckFault as fault:
             return self.state.unscored(str(fault)), None
-        reward_range = self.session.pack.pack.manifest.env.reward_range
-        return ending, reward_of(self.task.rubric, scores, reward_range)
-
-    def _told(self) -> JsonObject:
-        """Return what the pack's own check scripts are told of the episode."""
-        state = self.state
-        answered: JsonObject = {**state.answered}
-        return {
-            "task": self.task.id if self.task else None,
-            "seed": self.seed,
-            "answer": state.answer,
-            "steps": state.steps,
-            "denials": state.denials,
-            "answered": answered,
-        }
 
     def _line(self, number: int, action: Action, result: StepResult) -> JsonObject:
         return {
@@ -224,19 +191,9 @@ class EpisodeRun:
             "session_id": self.session.id,
             **self._identity(),
             "step": number,
-            "action": _written(action),
+            "action": action_json(action),
             **result.wire(),
         }
-
-
-def _written(action: Action) -> JsonObject:
-    match action:
-        case ListTools():
-            return {"type": "list_tools"}
-        case Submit(answer):
-            return {"type": "submit", "answer": answer}
-        case CallTool(tool_name, arguments):
-            return {"type": "call_tool", "tool_name": tool_name, "arguments": arguments}
 
 
 def _too_late(action: Action) -> JsonObject:

@@ -19,14 +19,18 @@ import anyio
 
 from gateway.core.calls import Principal
 from gateway.core.episode import EpisodeLimits, EpisodeState, StepResult
+from gateway.core.seeding import episode_environment
 from gateway.core.task_choice import NoSuchTask, ResetRequest, choose_task
 from gateway.core.tasks import Task
 from gateway.errors import ClientError, TooManySessions, UnknownSession, UsageError
 from gateway.runtime.checks import Checks
+from gateway.runtime.episode_calls import EpisodeCalls
+from gateway.runtime.episode_code import EpisodeCode
 from gateway.runtime.episode_run import EpisodeRun
 from gateway.runtime.episode_session import EpisodeGone, EpisodeSession
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.packs import prepare_seed
+from gateway.runtime.scoring import Scoring
 from gateway.runtime.served_pack import ServedPack
 from gateway.runtime.sessions import Session, new_session_id
 from gateway.runtime.trajectories import TrajectoryWriter
@@ -215,7 +219,7 @@ class Episodes:
             holder.principal,
             session_id=holder.id,
             workspace_seed=files,
-            env={"SANDGATE_SEED": str(seed)},
+            env=episode_environment(seed),
             restarts=False,  # a server's lost state must end the episode, in any mode
             prompt=task.prompt if task else "",
         )
@@ -227,13 +231,15 @@ class Episodes:
         generation = new_session_id()
         session.episode = wanted.episode_id or generation
         served = session.pack
-        needs = served.pack.manifest.sandbox
-        limits = Limits(memory=needs.memory, cpu=needs.cpu, pids=needs.pids, disk=needs.disk)
+        state = EpisodeState(_limits(served))
+        calls = EpisodeCalls(self.gateway, session, state)
         return EpisodeRun(
             gateway=self.gateway,
             session=session,
-            state=EpisodeState(_limits(served)),
-            checks=Checks(self.gateway.driver, served.pack.folder, limits),
+            state=state,
+            calls=calls,
+            code=EpisodeCode(calls, episode_environment(seed)),
+            scoring=self._scoring(session, state, task, seed),
             episode_id=session.episode,
             seed=seed,
             task=task,
@@ -241,6 +247,13 @@ class Episodes:
             trajectory=f"{session.id}-{generation[:8]}",
             writer=self._writer,
         )
+
+    def _scoring(self, session: Session, state: EpisodeState, task: Task | None, seed: int) -> Scoring:
+        pack = session.pack.pack
+        needs, reward_range = pack.manifest.sandbox, pack.manifest.env.reward_range
+        limits = Limits(memory=needs.memory, cpu=needs.cpu, pids=needs.pids, disk=needs.disk)
+        checks = Checks(self.gateway.driver, pack.folder, limits)
+        return Scoring(checks, session.workspace, state, task, seed, reward_range)
 
     async def _workspace_seed(self, served: ServedPack, task: Task | None) -> Path | None:
         if task is None or task.workspace is None:

@@ -17,7 +17,7 @@ from gateway.core.calls import FailureKind
 from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError
 from gateway.runtime.upstream import Upstream, UpstreamFailure, UpstreamSettings
-from gateway.sandbox.contract import SandboxDriver, SandboxSpec, Workspace
+from gateway.sandbox.contract import Sandbox, SandboxDriver, SandboxSpec, Workspace
 
 __all__ = ["Lease", "ServerPlan"]
 
@@ -69,6 +69,7 @@ class Lease:
         self._live: dict[str, Upstream] = {}
         self._starting = {name: anyio.Lock() for name in plans}
         self._refusals: dict[str, _Refusal] = {}
+        self._beside: list[Sandbox] = []
         self._closed = False
 
     @property
@@ -99,12 +100,22 @@ class Lease:
         async with self._starting[name]:
             return await self._current(name)
 
+    async def beside(self, spec: SandboxSpec) -> Sandbox:
+        """Start another program over the workspace, which ends with the servers; raises `SandboxError`."""
+        sandbox = await self._driver.acquire(spec, self.workspace)
+        self._beside.append(sandbox)
+        if self._closed:
+            await self.stop_servers()
+            raise SandboxError("the session is closed")
+        return sandbox
+
     async def stop_servers(self) -> None:
-        """Kill the servers and keep the workspace."""
+        """Kill the servers and what runs beside them, and keep the workspace."""
         live, self._live = list(self._live.values()), {}
+        beside, self._beside = self._beside, []
         async with anyio.create_task_group() as tasks:
-            for upstream in live:
-                tasks.start_soon(upstream.kill)
+            for ending in (*live, *beside):
+                tasks.start_soon(ending.kill)
 
     async def aclose(self) -> None:
         """Kill the servers and drop the workspace. Idempotent, shielded."""

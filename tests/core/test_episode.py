@@ -13,11 +13,9 @@ from gateway.core.episode import (
     EpisodeOver,
     EpisodeState,
     StepResult,
-    call_observation,
-    submit_definition,
-    tools_observation,
 )
 from gateway.core.json_types import JsonObject
+from gateway.core.observations import call_observation, submit_definition, tools_observation
 
 ALLOWED = Decision(Effect.ALLOW, DecisionCode.RULE_ALLOW, "the rule allows this call", rule="r")
 DENIED = Decision(Effect.DENY, DecisionCode.RULE_DENY, "secret files are never in scope", rule="no-secrets")

@@ -44,7 +44,7 @@ def fields(now: dict[str, Any]) -> list[str]:
 def test_a_trajectory_tells_what_was_played() -> None:
     episode = read(line(1), line(2))
     assert (episode.pack, episode.task, episode.seed, episode.policy_sha256) == ("echo", "be-good", 7, "ab")
-    assert [(step.number, step.tool, step.effect) for step in episode.steps] == [
+    assert [(step.number, call.tool, call.effect) for step in episode.steps for call in step.calls] == [
         (1, "echo", "allow"),
         (2, "echo", "allow"),
     ]

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from gateway.core.calls import Principal
-from gateway.core.episode import CallTool, ErrorType, StepResult
+from gateway.core.episode import CallTool, StepResult
 from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.observations import ErrorType
 from gateway.core.results import DECISION_META_KEY
 from gateway.errors import SandgateError, TooManySessions, UnknownSession
 from gateway.runtime.episodes import Episodes, EpisodeSession

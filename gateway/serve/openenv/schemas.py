@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.core.episode import DoneReason, ErrorType
+from gateway.core.episode import DoneReason
 from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.observations import ErrorType
 
 __all__ = ["schemas"]
 
@@ -27,12 +28,13 @@ def _object(
 
 
 def _action() -> JsonObject:
-    kinds: list[JsonValue] = ["call_tool", "list_tools", "submit"]
+    kinds: list[JsonValue] = ["call_tool", "list_tools", "submit", "code"]
     properties: JsonObject = {
         "type": {"enum": kinds, "default": "call_tool"},
         "tool_name": {"type": "string", "description": "The tool to call, as list_tools names it."},
         "arguments": {"type": "object", "default": {}},
         "answer": {"description": "What is submitted; any JSON value."},
+        "code": {"type": "string", "description": "Python to run, with the tools as functions."},
         "metadata": {"type": "object", "default": {}},
     }
     calls: JsonObject = {"properties": {"type": {"const": "call_tool"}}}
@@ -60,7 +62,12 @@ def _observation() -> JsonObject:
     )
     error = _object(
         "ToolError",
-        {"error_type": {"enum": error_types}, "message": {"type": "string"}},
+        {
+            "error_type": {"enum": error_types},
+            "message": {"type": "string"},
+            "exception": {"type": ["string", "null"], "description": "Of code: the exception's class."},
+            "traceback": {"type": "string"},
+        },
         ["error_type", "message"],
     )
     properties: JsonObject = {
@@ -68,14 +75,32 @@ def _observation() -> JsonObject:
         "task": {"type": ["string", "null"]},
         "tools": {"type": "array", "items": tool},
         "tool_name": {"type": "string"},
-        "result": {"anyOf": [result, {"type": "null"}]},
+        "result": {
+            "description": "A call's, or null; code's last value.",
+            "anyOf": [result, True],
+        },
         "error": {"anyOf": [error, {"type": "null"}]},
         "submitted": {"type": "boolean"},
+        "stdout": {"type": "string", "description": "What code printed."},
+        "stderr": {"type": "string"},
+        "calls": {"type": "array", "items": _code_call()},
         "done": {"type": "boolean"},
         "reward": {"type": ["number", "null"]},
         "metadata": _metadata(),
     }
     return _object("Observation", properties, ["done", "reward", "metadata"])
+
+
+def _code_call() -> JsonObject:
+    properties: JsonObject = {
+        "tool": {"type": "string"},
+        "arguments": {"type": "object"},
+        "outcome": {"enum": ["answered", "denied", "failed"]},
+        "is_error": {"type": "boolean"},
+        "failure": {"type": "string"},
+        "decision": {"type": ["object", "null"]},
+    }
+    return _object("CodeCall", properties, ["tool", "arguments", "outcome", "decision"])
 
 
 def _metadata() -> JsonObject:

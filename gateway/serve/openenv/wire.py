@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gateway.core.episode import Action, CallTool, ListTools, StepResult, Submit
+from gateway.core.episode import Action, CallTool, Code, ListTools, StepResult, Submit
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import JsonLimits, StrictJsonError, dumps, loads
 from gateway.core.task_choice import NoSuchTask, ResetRequest
@@ -154,6 +154,12 @@ class _Submit(_Closed):
     metadata: _Object = Field(default_factory=dict)
 
 
+class _Code(_Closed):
+    type: Literal["code"]
+    code: str
+    metadata: _Object = Field(default_factory=dict)
+
+
 class _StepData(FieldsModel):
     action: _Object
     timeout_s: Annotated[float, Field(gt=0, strict=False)] | None = None
@@ -225,8 +231,10 @@ def parse_action(data: JsonObject) -> Action:
             return CallTool(call.tool_name, call.arguments)
         case "submit":
             return Submit(validated(_Submit, data).answer)
+        case "code":
+            return Code(validated(_Code, data).code)
         case other:
-            known = "list_tools, call_tool, submit"
+            known = "list_tools, call_tool, submit, code"
             message = f"no action of type {str(other)[:64]!r} in this version; there are: {known}"
             raise WireError(ErrorCode.VALIDATION_ERROR, message)
 

@@ -181,7 +181,7 @@ async def test_a_step_over_http_may_bring_its_own_deadline(tmp_path: Path) -> No
     ("path", "body", "status"),
     [
         ("/step", b"{}", 422),
-        ("/step", b'{"action": {"type": "code", "code": "1"}}', 422),
+        ("/step", b'{"action": {"type": "code", "code": 1}}', 422),
         ("/step", b'{"action": {"tool_name": "echo"}, "session_id": 7}', 422),
         ("/step", b"", 422),
         ("/step", b"[]", 422),
