@@ -8,6 +8,7 @@ from. Nothing is started, opened for writing or resolved on the network here.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -33,6 +35,7 @@ __all__ = [
     "AuditSettings",
     "Config",
     "DeploymentSettings",
+    "EgressLimits",
     "LimitSettings",
     "PoolLimits",
     "SecretSource",
@@ -52,6 +55,14 @@ SECRET_COMMAND_SECONDS = 30.0
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 
 _Settings = TypeVar("_Settings", bound=BaseModel)
+
+
+def _network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"write a network as 10.1.0.0/16: {error}") from None
+    return text
 
 
 class _Section(BaseModel):
@@ -105,6 +116,17 @@ class AuditSettings(_Section):
     arguments: Literal["shape", "plain"] = "shape"
 
 
+class EgressLimits(_Section):
+    """What sandboxes that were granted hosts may use, and which networks count as public for them."""
+
+    networks: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    session_bytes: Size = 1_000_000_000
+    connections: Count = 64
+    connect_timeout: Seconds = 10.0
+    idle: Seconds = 300.0
+    longest: Seconds = 3600.0
+
+
 class Config(_Section):
     """Everything an operator can set. Paths are absolute once `load_config` returned it."""
 
@@ -121,6 +143,7 @@ class Config(_Section):
     secrets: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], SecretSource] = {}
     deployment: DeploymentSettings = DeploymentSettings()
     audit: AuditSettings = AuditSettings()
+    egress: EgressLimits = EgressLimits()
 
 
 _PLAIN = ("mode", "sandbox", "host", "port", "policy", "auth", "state", "cache")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 from gateway.cli.policies import policies_of
@@ -23,6 +24,7 @@ from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack, load_pack
 from gateway.runtime.pool_shelf import PoolSettings
 from gateway.sandbox.drivers import DRIVERS, make_driver
+from gateway.sandbox.egress import EgressSettings
 
 __all__ = ["Plan", "check_driver", "installer_of", "make_plan", "open_plan", "secrets_of"]
 
@@ -143,7 +145,20 @@ def _settings(plan: Plan) -> GatewaySettings:
         plain_arguments=config.audit.arguments == "plain",
         locked=plan.locked,
         pool=PoolSettings(config.pool.minimum, config.pool.maximum) if plan.warm else PoolSettings(),
+        egress=_egress(config),
         secrets=secrets_of(config, (pack for pack, _ in plan.packs)),
+    )
+
+
+def _egress(config: Config) -> EgressSettings:
+    wanted = config.egress
+    return EgressSettings(
+        networks=tuple(map(ip_network, wanted.networks)),
+        session_bytes=wanted.session_bytes,
+        connections=wanted.connections,
+        connect_timeout=wanted.connect_timeout,
+        idle=wanted.idle,
+        longest=wanted.longest,
     )
 
 

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from gateway.core.documents import Document, read_document
 from gateway.core.fields import FrozenModel, Many, PackPath, Seconds, Size, Word, only_key
+from gateway.core.policy.egress import parse_host_rule
 from gateway.errors import ConfigError, Problem
 
 __all__ = [
@@ -60,6 +61,11 @@ def _matching(pattern: re.Pattern[str], example: str) -> Callable[[str], str]:
     return check
 
 
+def _host_port(text: str) -> str:
+    parse_host_rule(text)
+    return text
+
+
 _Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 _ServerId: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 _Argument: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00-\x20\x7f]{1,128}$")]
@@ -67,7 +73,7 @@ _EnvName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,12
 _NoNul: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 _Requirement: TypeAlias = Annotated[str, AfterValidator(_matching(_REQUIREMENT, "name==version"))]
 _NpmPackage: TypeAlias = Annotated[str, AfterValidator(_matching(_NPM_PACKAGE, "name@version"))]
-_HostPort: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9*.-]{1,253}:[0-9]{1,5}$")]
+_HostPort: TypeAlias = Annotated[str, AfterValidator(_host_port)]
 _FileName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.ya?ml$")]
 
 
@@ -140,7 +146,7 @@ def _one_kind_each(kinds: Mapping[Kind, tuple[str, ...]]) -> None:
 
 
 class Egress(FrozenModel):
-    """The hosts servers need to reach, as `host:port`."""
+    """The hosts servers need to reach, as `host[:port]` (see `policy.egress`)."""
 
     egress: Annotated[Many[_HostPort], Field(min_length=1)]
 
@@ -250,6 +256,3 @@ def _unsupported(manifest: Manifest, document: Document) -> Iterator[Problem]:
             yield document.problem((*at, "training"), "unsupported", "this build has no training stand-ins")
         if server.fork_server:
             yield document.problem((*at, "fork_server"), "unsupported", "this build has no fork server")
-    if isinstance(manifest.sandbox.network, Egress):
-        message = "this build gives sandboxes no network: write 'network: none'"
-        yield document.problem(("sandbox", "network"), "unsupported", message)

@@ -6,6 +6,9 @@ A record is one JSON object with these fields, `null` where one does not apply:
     definition_sha256 arguments{shape,hmac[,plain]} decision outcome{kind,ms,bytes,hmac[,failure]}
     sandbox prev hash
 
+An `egress` record tells of a connection that a sandbox asked for: `decision{effect,code,reason,rule}` when
+it asked, `outcome` when one that was allowed ended, and `egress{asked,host,port,addresses}` in both.
+
 This module makes the body; `seq ts boot_id prev hash` are added by `gateway.core.chain` as it is written.
 """
 
@@ -17,7 +20,8 @@ from enum import StrEnum
 from itertools import islice
 
 from gateway.core.calls import Answered, Denied, Failed, Outcome, ToolCall
-from gateway.core.decisions import Decision
+from gateway.core.decisions import Decision, Effect
+from gateway.core.egress import Verdict
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import canonical
 
@@ -28,6 +32,8 @@ __all__ = [
     "approval_record",
     "arguments_shape",
     "decision_record",
+    "egress_closed_record",
+    "egress_record",
     "outcome_record",
     "recovered_record",
     "unknown_outcome",
@@ -41,16 +47,20 @@ class Event(StrEnum):
     OUTCOME = "outcome"
     APPROVAL = "approval"
     RECOVERED = "recovered"
+    EGRESS = "egress"
 
 
 @dataclass(frozen=True, slots=True)
 class CallIds:
-    """Whose call it is. `step` counts an episode's steps from 1."""
+    """Whose call it is. `step` counts an episode's steps from 1.
 
-    session: str
+    What a server does before it is anybody's, at its start, has neither session nor principal.
+    """
+
+    session: str | None
     episode: str | None
     step: int | None
-    principal: str
+    principal: str | None
     pack: str
 
 
@@ -107,6 +117,45 @@ def unknown_outcome(decision: JsonObject) -> JsonObject:
     closed["arguments"] = closed["decision"] = None
     closed["outcome"] = {"kind": "unknown", "ms": None, "bytes": None, "hmac": None}
     return closed
+
+
+def egress_record(*, ids: CallIds, server: str, verdict: Verdict) -> JsonObject:
+    """Return the body of the record of what was decided about a connection that `server` asked for."""
+    effect = Effect.ALLOW if verdict.allowed else Effect.DENY
+    decision: JsonObject = {
+        "effect": effect.value,
+        "code": verdict.code.value,
+        "reason": verdict.reason,
+        "rule": verdict.rule,
+    }
+    return _egress(ids, server, verdict, "decision", decision)
+
+
+def egress_closed_record(*, ids: CallIds, server: str, verdict: Verdict, outcome: JsonObject) -> JsonObject:
+    """Return the body of the record of how a connection that was allowed ended."""
+    return _egress(ids, server, verdict, "outcome", outcome)
+
+
+def _egress(ids: CallIds, server: str, verdict: Verdict, what: str, told: JsonObject) -> JsonObject:
+    body: JsonObject = dict.fromkeys(_BODY_FIELDS)
+    there = verdict.destination
+    own: JsonObject = {
+        what: told,
+        "event": Event.EGRESS.value,
+        "session": ids.session,
+        "episode": ids.episode,
+        "step": ids.step,
+        "principal": ids.principal,
+        "pack": ids.pack,
+        "server": server,
+        "egress": {
+            "asked": verdict.asked,
+            "host": there.host if there else None,
+            "port": there.port if there else None,
+            "addresses": [str(address) for address in verdict.addresses],
+        },
+    }
+    return body | own
 
 
 def recovered_record(void_after: dict[str, int]) -> JsonObject:

@@ -20,6 +20,7 @@ from gateway.errors import ClientError, ShuttingDown, UnknownSession
 from gateway.runtime.approvals import Approvals, Prompt
 from gateway.runtime.call_path import CallPath
 from gateway.runtime.clock import Clock
+from gateway.runtime.egress import EgressDesk
 from gateway.runtime.lease_pool import LeasePool
 from gateway.runtime.leases import Lease
 from gateway.runtime.ledger import Ledger
@@ -30,6 +31,7 @@ from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_pack
 from gateway.runtime.sessions import Session, SessionTable, named_session_id, new_session_id
 from gateway.runtime.tally import CallTally, CommitTally
 from gateway.sandbox.contract import SandboxDriver
+from gateway.sandbox.egress import EgressGate, EgressSettings
 
 __all__ = ["Gateway", "GatewaySettings", "Readiness", "open_gateway"]
 
@@ -50,6 +52,7 @@ class GatewaySettings:
     plain_arguments: bool = False
     locked: bool = False
     pool: PoolSettings = field(default_factory=PoolSettings)
+    egress: EgressSettings = field(default_factory=EgressSettings)
     secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
     def serving(self) -> ServingSettings:
@@ -87,6 +90,7 @@ class Gateway:
         clock: Clock,
         settings: GatewaySettings,
         tasks: TaskGroup,
+        egress: EgressDesk,
     ) -> None:
         self.packs = packs
         self.driver = driver
@@ -96,8 +100,11 @@ class Gateway:
         self.tally = CallTally()
         self._ledger = ledger
         self._tasks = tasks
+        self._egress = egress
         self._sessions = SessionTable(settings.max_sessions, settings.max_sessions_per_principal)
-        self._pool = LeasePool(packs.values(), driver=driver, tasks=tasks, settings=settings.pool)
+        self._pool = LeasePool(
+            packs.values(), driver=driver, egress=egress, tasks=tasks, settings=settings.pool
+        )
         self._counters = Counters()
         self._in_flight = 0
         self._idle = anyio.Event()
@@ -301,7 +308,9 @@ class Gateway:
     ) -> Session:
         machine = SessionMachine(self._facts(served, principal, session_id, terms.prompt))
         lease = await self._lease(served, terms, machine)
-        return Session(session_id, served, principal, machine, lease, last_used=self.clock.monotonic())
+        session = Session(session_id, served, principal, machine, lease, last_used=self.clock.monotonic())
+        lease.belongs_to(session.ids)
+        return session
 
     async def _lease(self, served: ServedPack, terms: _LeaseTerms, machine: SessionMachine) -> Lease:
         """Return a lease nobody has used: warm if there is one, else its servers start when needed."""
@@ -317,6 +326,7 @@ class Gateway:
             tasks=self._tasks,
             restarts=restarts,
             on_listing=machine.listed,
+            egress=self._egress.session(served.name),
         )
 
     def _facts(self, served: ServedPack, principal: Principal, session_id: str, prompt: str) -> SessionFacts:
@@ -346,28 +356,46 @@ async def open_gateway(
     clock: Clock,
     settings: GatewaySettings,
     say: Callable[[str], None] = logger.info,
+    gate: EgressGate | None = None,
 ) -> AsyncGenerator[Gateway]:
     """Serve `packs`: install and start each server once, compare it with the lock, then take calls.
 
     Entered, calls would be answered. Left, every session is closed. Raises `ConfigError` or
-    `UsageError` where a pack cannot be served.
+    `UsageError` where a pack cannot be served. `gate` stands in for the one that `settings` describe.
     """
-    served: dict[str, ServedPack] = {}
-    for pack, policy in packs:
-        served[pack.name] = await serve_pack(
-            pack, policy, driver=driver, installer=installer, settings=settings.serving(), say=say
-        )
-    async with anyio.create_task_group() as tasks:
-        gateway = Gateway(served, driver=driver, ledger=ledger, clock=clock, settings=settings, tasks=tasks)
-        tasks.start_soon(_sweep_idle, gateway)
-        if settings.pool.maximum:
-            tasks.start_soon(gateway.keep_warm)
-        try:
-            yield gateway
-        finally:
-            with anyio.CancelScope(shield=True):
-                await gateway.aclose()
-            tasks.cancel_scope.cancel()
+    async with gate or EgressGate(settings.egress) as opened:
+        egress = EgressDesk(opened, ledger, tuple(settings.secrets.values()))
+        served = {
+            pack.name: await serve_pack(
+                pack,
+                policy,
+                driver=driver,
+                installer=installer,
+                settings=settings.serving(),
+                say=say,
+                egress=egress,
+            )
+            for pack, policy in packs
+        }
+        async with anyio.create_task_group() as tasks:
+            gateway = Gateway(
+                served,
+                driver=driver,
+                ledger=ledger,
+                clock=clock,
+                settings=settings,
+                tasks=tasks,
+                egress=egress,
+            )
+            tasks.start_soon(_sweep_idle, gateway)
+            if settings.pool.maximum:
+                tasks.start_soon(gateway.keep_warm)
+            try:
+                yield gateway
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await gateway.aclose()
+                tasks.cancel_scope.cancel()
 
 
 async def _sweep_idle(gateway: Gateway) -> None:

@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 
 from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError
+from gateway.runtime.egress import EgressDesk
 from gateway.runtime.leases import Lease
 from gateway.runtime.pool_shelf import PoolSettings, ReadyLease, Shelf
 from gateway.runtime.served_pack import ServedPack
@@ -37,9 +38,16 @@ class LeasePool:
     """Keeps leases ready while `run` runs; `take` hands one out or returns `None`, at once."""
 
     def __init__(
-        self, packs: Iterable[ServedPack], *, driver: SandboxDriver, tasks: TaskGroup, settings: PoolSettings
+        self,
+        packs: Iterable[ServedPack],
+        *,
+        driver: SandboxDriver,
+        egress: EgressDesk,
+        tasks: TaskGroup,
+        settings: PoolSettings,
     ) -> None:
         self._driver = driver
+        self._egress = egress
         self._tasks = tasks
         self._settings = settings
         self._shelves: OrderedDict[object, Shelf] = OrderedDict()
@@ -197,6 +205,7 @@ class LeasePool:
             tasks=self._tasks,
             restarts=False,
             on_listing=listings.__setitem__,
+            egress=self._egress.session(shelf.served.name),
         )
         try:
             before = None if shelf.checked else await lease.workspace.digest()

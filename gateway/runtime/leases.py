@@ -15,9 +15,13 @@ from anyio.abc import TaskGroup
 
 from gateway.core.calls import FailureKind
 from gateway.core.json_types import JsonObject
+from gateway.core.policy.egress import HostRule
+from gateway.core.records import CallIds
 from gateway.errors import SandboxError
+from gateway.runtime.egress import SessionEgress
 from gateway.runtime.upstream import Upstream, UpstreamFailure, UpstreamSettings
 from gateway.sandbox.contract import Sandbox, SandboxDriver, SandboxSpec, Workspace
+from gateway.sandbox.egress import Door
 
 __all__ = ["Lease", "ServerPlan"]
 
@@ -27,11 +31,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 
 @dataclass(frozen=True, slots=True)
 class ServerPlan:
-    """How to run one server: what to isolate and its deadlines."""
+    """How to run one server: what to isolate, its deadlines, and the hosts it may reach."""
 
     name: str
     spec: SandboxSpec
     settings: UpstreamSettings
+    egress: tuple[HostRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ class Lease:
         tasks: TaskGroup,
         restarts: bool,
         on_listing: Callable[[str, list[JsonObject]], None],
+        egress: SessionEgress | None = None,
     ) -> None:
         self.workspace = workspace
         self.failed: str | None = None
@@ -66,6 +72,8 @@ class Lease:
         self._tasks = tasks
         self._restarts = restarts
         self._on_listing = on_listing
+        self._egress = egress
+        self._doors: dict[str, Door] = {}
         self._live: dict[str, Upstream] = {}
         self._starting = {name: anyio.Lock() for name in plans}
         self._refusals: dict[str, _Refusal] = {}
@@ -92,6 +100,11 @@ class Lease:
         self._restarts = restarts
         self._on_listing = on_listing
 
+    def belongs_to(self, owner: Callable[[], CallIds]) -> None:
+        """Say whose the lease is, for the records of what its servers connect to."""
+        if self._egress is not None:
+            self._egress.owner = owner
+
     async def server(self, name: str) -> Upstream:
         """Return the running server, starting it if needed; raises `UpstreamFailure`."""
         upstream = self._live.get(name)
@@ -116,6 +129,8 @@ class Lease:
         async with anyio.create_task_group() as tasks:
             for ending in (*live, *beside):
                 tasks.start_soon(ending.kill)
+            for name in list(self._doors):
+                tasks.start_soon(self._close_door, name)
 
     async def aclose(self) -> None:
         """Kill the servers and drop the workspace. Idempotent, shielded."""
@@ -146,7 +161,7 @@ class Lease:
         self._recall_refusal(name)
         plan = self._plans[name]
         try:
-            sandbox = await self._driver.acquire(plan.spec, self.workspace)
+            sandbox = await self._acquire(plan)
         except SandboxError as error:
             failure = UpstreamFailure(FailureKind.START_FAILED, f"no sandbox for server {name!r}: {error}")
             raise self._refused(name, failure) from error
@@ -164,6 +179,19 @@ class Lease:
         self._live[name] = upstream
         self._refusals.pop(name, None)
         return upstream
+
+    async def _acquire(self, plan: ServerPlan) -> Sandbox:
+        """Start the server's program, with a door of its own where it may reach something."""
+        await self._close_door(plan.name)
+        if not plan.egress or self._egress is None:
+            return await self._driver.acquire(plan.spec, self.workspace)
+        door = self._doors[plan.name] = await self._egress.open(plan.name, plan.egress, self._tasks)
+        return await self._driver.acquire(door.fit(plan.spec), self.workspace)
+
+    async def _close_door(self, name: str) -> None:
+        door = self._doors.pop(name, None)
+        if door is not None:
+            await door.aclose()
 
     def _refused(self, name: str, failure: UpstreamFailure) -> UpstreamFailure:
         last = self._refusals.get(name)

@@ -17,6 +17,7 @@ from gateway.core.policy.grants import Granted, granted
 from gateway.core.policy.in_force import PolicyInForce
 from gateway.core.policy.request import ServerNeeds
 from gateway.errors import SandboxError, UsageError
+from gateway.runtime.egress import EgressDesk
 from gateway.runtime.leases import Lease, ServerPlan
 from gateway.runtime.packages import Installer, Program
 from gateway.runtime.packs import Pack, prepare_seed, write_lock
@@ -95,6 +96,7 @@ async def serve_pack(
     installer: Installer,
     settings: ServingSettings,
     say: Callable[[str], None],
+    egress: EgressDesk | None = None,
 ) -> ServedPack:
     """Install, start once, list, compare. Raises `ConfigError` or `UsageError`.
 
@@ -106,7 +108,7 @@ async def serve_pack(
         )
     plans, packages = await plan_servers(pack, policy, installer=installer, settings=settings)
     seed = await prepare_seed(pack, pack.manifest.workspace.seed, installer.cache_dir)
-    listings = await list_servers(pack, plans, driver=driver, seed=seed)
+    listings = await list_servers(pack, plans, driver=driver, seed=seed, egress=egress)
     lock = pack.lock
     if lock is None:
         lock = write_lock(pack, listings, packages)
@@ -160,7 +162,8 @@ def _plan(
         writable=share.writable,
     )
     timeout = server.call_timeout or settings.call_timeout
-    return ServerPlan(name, spec, UpstreamSettings(server.startup_timeout, timeout, settings.max_result))
+    upstream = UpstreamSettings(server.startup_timeout, timeout, settings.max_result)
+    return ServerPlan(name, spec, upstream, share.egress)
 
 
 def _secrets(pack: Pack, name: str, share: Granted, values: Mapping[str, str]) -> dict[str, str]:
@@ -173,7 +176,12 @@ def _secrets(pack: Pack, name: str, share: Granted, values: Mapping[str, str]) -
 
 
 async def list_servers(
-    pack: Pack, plans: Mapping[str, ServerPlan], *, driver: SandboxDriver, seed: Path | None
+    pack: Pack,
+    plans: Mapping[str, ServerPlan],
+    *,
+    driver: SandboxDriver,
+    seed: Path | None,
+    egress: EgressDesk | None = None,
 ) -> dict[str, list[JsonObject]]:
     """Start each server once in a sandbox of its own and return its tool definitions; raises `UsageError`."""
     needs, path = pack.manifest.sandbox, pack.manifest.workspace.path
@@ -188,6 +196,7 @@ async def list_servers(
             tasks=tasks,
             restarts=False,
             on_listing=listings.__setitem__,
+            egress=egress.session(pack.name) if egress else None,
         )
         try:
             failures += await _start_all(lease, plans)

@@ -17,6 +17,7 @@ import anyio
 
 from gateway.core.calls import Principal
 from gateway.core.json_types import JsonObject
+from gateway.core.records import CallIds
 from gateway.core.session import SessionMachine
 from gateway.errors import TooManySessions, UnknownSession
 from gateway.runtime.leases import Lease
@@ -70,6 +71,10 @@ class Session:
         """Why the session cannot go on, once a server of it died in training."""
         self.lease.check_alive()
         return self.lease.failed
+
+    def ids(self) -> CallIds:
+        """Return whose it is now, for records."""
+        return CallIds(self.id, self.episode, self.step, self.principal.name, self.pack.name)
 
     def tools(self) -> list[JsonObject]:
         """Return the MCP tool definitions as the policy shows them."""

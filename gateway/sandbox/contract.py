@@ -54,7 +54,9 @@ class SandboxSpec:
     """One program to isolate: fixed for a server, the same for all sessions.
 
     `env` may hold secrets: drivers never put it in an argv. `writable` says whether the
-    workspace is mounted writable (check sandboxes see it read-only).
+    workspace is mounted writable (check sandboxes see it read-only). `egress` is the host's path of
+    the socket that is this sandbox's only way out; it is among the mounts already, and the program
+    is started by the shim that serves it (`gateway.sandbox.egress.inside`).
     """
 
     name: str
@@ -64,6 +66,7 @@ class SandboxSpec:
     cwd: str = "/workspace"
     limits: Limits = Limits()
     writable: bool = True
+    egress: Path | None = None
 
 
 class Snapshot(Protocol):

@@ -195,19 +195,29 @@ def test_a_source_this_build_cannot_run_is_read_and_then_refused(source: str):
 
 
 def test_what_would_be_ignored_is_refused_instead():
-    text = (
-        HEAD
-        + "servers: {a: {pypi: a==1, fork_server: true, training: {command: [x]}}}\n"
-        + 'sandbox: {network: {egress: ["docs.python.org:443"]}}\n'
-    )
+    text = HEAD + "servers: {a: {pypi: a==1, fork_server: true, training: {command: [x]}}}\n"
     read, document = read_manifest(text, "toolpack.yaml")
-    assert isinstance(read.sandbox.network, Egress)
     found = sorted((p.line, p.code, p.message.split(":")[0]) for p in unsupported(read, document))
     assert found == [
         (5, "unsupported", "this build has no fork server"),
         (5, "unsupported", "this build has no training stand-ins"),
-        (6, "unsupported", "this build gives sandboxes no network"),
     ]
+
+
+@pytest.mark.parametrize("pattern", ["docs.python.org:443", "docs.python.org", "*.example.com:8443", "*"])
+def test_hosts_are_needed_by_pattern_and_port(pattern: str):
+    text = HEAD + f'servers: {{a: {{pypi: a==1}}}}\nsandbox: {{network: {{egress: ["{pattern}"]}}}}\n'
+    read, document = read_manifest(text, "toolpack.yaml")
+    assert read.sandbox.network == Egress(egress=(pattern,))
+    assert unsupported(read, document) == []
+
+
+@pytest.mark.parametrize(
+    "pattern", ["a.example:0", "a.example:99999", "0x7f.1:80", "[::1]:443", "a*.example", ""]
+)
+def test_a_pattern_that_names_no_host_is_refused(pattern: str):
+    text = HEAD + f'servers: {{a: {{pypi: a==1}}}}\nsandbox: {{network: {{egress: ["{pattern}"]}}}}\n'
+    assert any("egress" in fault or "host" in fault for fault in map(str, faults(text)))
 
 
 def test_an_ordinary_manifest_has_nothing_unsupported():

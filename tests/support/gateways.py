@@ -15,6 +15,7 @@ from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
 from gateway.runtime.ledger import open_ledger
 from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack, load_pack
+from gateway.sandbox.egress import EgressGate
 from tests.support.sandboxes import bubblewrap
 
 __all__ = ["PACKS", "copy_pack", "discreet_pack", "served"]
@@ -52,6 +53,7 @@ async def served(
     policy: str | None = None,
     settings: GatewaySettings | None = None,
     secrets: dict[str, str] | None = None,
+    gate: EgressGate | None = None,
 ) -> AsyncGenerator[Gateway]:
     """Serve a test pack with its own policy, or with the policy text given."""
     loaded = copy_pack(pack, tmp_path)
@@ -67,6 +69,7 @@ async def served(
             installer=installer(),
             clock=clock,
             settings=settings,
+            gate=gate,
         ) as gateway,
     ):
         yield gateway

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeAlias, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
+from gateway.core.policy.egress import parse_host_rule
 from gateway.core.policy.expressions import check_expression
 from gateway.core.policy.hours import compile_hours
 from gateway.core.policy.paths import canonical_path
@@ -32,6 +33,7 @@ __all__ = [
     "Duration",
     "Expression",
     "Globs",
+    "HostPorts",
     "Hosts",
     "Hours",
     "Identifier",
@@ -133,6 +135,11 @@ def _source(source: str) -> str:
     return source
 
 
+def _host_port(text: str) -> str:
+    parse_host_rule(text)
+    return text
+
+
 def _shape(name: str) -> str:
     known = [shape.name for shape in SHAPES]
     if name not in known:
@@ -195,6 +202,7 @@ Globs: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_glob)], ...], 
 Regexes: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_regex)], ...], _STRINGS, _SOME]
 Roots: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_root)], ...], _STRINGS, _SOME]
 Hosts: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], _STRINGS, _SOME]
+HostPorts: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_host_port)], ...], _STRINGS, _SOME]
 Wildcards: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_wildcard)], ...], _STRINGS, _SOME]
 ToolPatterns: TypeAlias = Annotated[
     tuple[Annotated[str, AfterValidator(_tool_pattern)], ...], _STRINGS, _SOME

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from gateway.core.policy.fields import Bytes, Identifier, Names, Roots, Shapes, TargetPatterns
+from gateway.core.policy.fields import Bytes, HostPorts, Identifier, Names, Roots, Shapes, TargetPatterns
 from gateway.core.policy.model.matching import ArgumentMatchers
 from gateway.core.policy.model.parts import LIST, Part
 
@@ -56,7 +56,9 @@ class Grant(Part):
     cpu: float | None = Field(None, gt=0, le=1024, strict=False)
     pids: int | None = Field(None, ge=1, le=32_768)
     secrets: Names = Field((), description="Secrets by name; none that is not written.")
-    egress: Names = Field((), description="Hosts as name:port; none that is not written.")
+    egress: HostPorts = Field(
+        (), description="Hosts as name[:port] or *.name[:port], port 443; none that is not written."
+    )
 
 
 class Defaults(Part):

@@ -1,0 +1,91 @@
+"""The runtime's half of egress: whose connection it is, and its records in the ledger. Connects nothing.
+
+A session has one account, which all its servers draw on, and a door for each sandbox that was granted
+hosts. Sandboxes are started before anybody owns their session; `owner` is told once somebody does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from anyio.abc import TaskGroup
+
+from gateway.core.egress import Verdict
+from gateway.core.json_types import JsonObject
+from gateway.core.policy.egress import HostRule
+from gateway.core.records import CallIds, egress_closed_record, egress_record
+from gateway.core.secrets import mask_object
+from gateway.sandbox.egress import Account, Door, EgressGate
+
+__all__ = ["EgressDesk", "ServerRecorder", "SessionEgress"]
+
+
+class Records(Protocol):
+    """Where records become durable."""
+
+    async def append(self, body: JsonObject) -> None:
+        """Return once `body` is on disk; raises `LedgerError`."""
+        ...
+
+
+class EgressDesk:
+    """What all sessions of a gateway share: the gate, the ledger, and what must not be written there."""
+
+    def __init__(self, gate: EgressGate, records: Records, secrets: tuple[str, ...] = ()) -> None:
+        self.gate = gate
+        self.records = records
+        self.secrets = secrets
+
+    def session(self, pack: str) -> SessionEgress:
+        """Return a new session's way out, with a budget of its own."""
+        return SessionEgress(self, pack)
+
+
+class SessionEgress:
+    """One session's doors and its account. `owner` says whose it is, once it is somebody's."""
+
+    def __init__(self, desk: EgressDesk, pack: str) -> None:
+        self.desk = desk
+        self.owner: Callable[[], CallIds] = lambda: CallIds(None, None, None, None, pack)
+        self._account = Account(desk.gate.settings.session_bytes)
+
+    async def open(self, server: str, rules: Sequence[HostRule], tasks: TaskGroup) -> Door:
+        """Open a door for one sandbox of `server`; it serves in `tasks` until it is closed."""
+        door = Door(self.desk.gate, rules, self.recorder(server), self._account)
+        await tasks.start(door.serve)
+        return door
+
+    def recorder(self, server: str) -> ServerRecorder:
+        """Return what writes decisions about connections that `server` asks for."""
+        return ServerRecorder(self, server)
+
+
+class ServerRecorder:
+    """A `Recorder` for one server of one session."""
+
+    def __init__(self, session: SessionEgress, server: str) -> None:
+        self._session, self._server = session, server
+
+    async def decided(self, verdict: Verdict) -> None:
+        """As `Recorder.decided`."""
+        await self._append(egress_record(ids=self._session.owner(), server=self._server, verdict=verdict))
+
+    async def closed(self, verdict: Verdict, kind: str, ms: float, sent: int, received: int) -> None:
+        """As `Recorder.closed`."""
+        outcome: JsonObject = {
+            "kind": kind,
+            "ms": round(ms, 3),
+            "bytes": received,
+            "sent": sent,
+            "hmac": None,
+        }
+        ids = self._session.owner()
+        await self._append(
+            egress_closed_record(ids=ids, server=self._server, verdict=verdict, outcome=outcome)
+        )
+
+    async def _append(self, body: JsonObject) -> None:
+        desk = self._session.desk
+        # A host name can carry a secret out; the refusal of it must not carry it into the ledger.
+        await desk.records.append(mask_object(body, desk.secrets))

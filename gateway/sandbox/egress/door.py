@@ -1,0 +1,231 @@
+"""One sandbox's way out: a proxy on a unix socket that only that sandbox sees.
+
+It takes `CONNECT host:port`, asks the gate, and passes bytes. Every attempt is recorded, also one that is
+no proper request; attempts are paced, so that a hostile server cannot flood the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+from anyio.abc import ByteStream, SocketStream, TaskStatus
+
+from gateway.core.egress import MAX_HEAD, EgressCode, Verdict, read_connect, refuse
+from gateway.core.policy.egress import HostRule
+from gateway.errors import LedgerError
+from gateway.sandbox.contract import SandboxSpec
+
+from .gate import EgressGate, EgressRefused, Recorder, record
+from .inside import with_door
+
+__all__ = ["Account", "Door"]
+
+HEAD_SECONDS = 15.0
+CHUNK = 65_536
+BURST, PER_SECOND = 64, 16.0
+"""Attempts of one session that are heard at once, and per second from then on; more wait."""
+STATUS = {
+    EgressCode.BAD_REQUEST: "400 Bad Request",
+    EgressCode.BAD_HOST: "400 Bad Request",
+    EgressCode.UNRESOLVED: "502 Bad Gateway",
+    EgressCode.UNREACHABLE: "502 Bad Gateway",
+    EgressCode.TOO_MANY: "429 Too Many Requests",
+    EgressCode.BUDGET_SPENT: "429 Too Many Requests",
+    EgressCode.AUDIT_UNAVAILABLE: "503 Service Unavailable",
+}
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Account:
+    """What one session may still use, over all its servers: bytes in both directions, and attempts."""
+
+    bytes_left: int
+    open: int = 0
+    tokens: float = BURST
+    at: float = 0.0
+    turn: anyio.Lock = field(default_factory=anyio.Lock)
+
+    async def pace(self) -> None:
+        """Wait until the next attempt may be heard."""
+        async with self.turn:
+            now = anyio.current_time()
+            self.tokens = min(BURST, self.tokens + (now - self.at) * PER_SECOND) - 1
+            self.at = now
+            if self.tokens < 0:
+                await anyio.sleep(-self.tokens / PER_SECOND)
+
+    def spend(self, size: int) -> None:
+        """Take `size` bytes; raises `_Spent` once there are none left."""
+        self.bytes_left -= size
+        if self.bytes_left < 0:
+            raise _Spent
+
+
+class _Spent(Exception):
+    """The session's bytes are used up."""
+
+
+@dataclass(slots=True)
+class _Traffic:
+    """What one connection moved, and how it ended."""
+
+    sent: int = 0
+    received: int = 0
+    kind: str = "closed"
+
+
+class Door:
+    """The proxy of one sandbox. `serve` runs it; `aclose` ends it and its connections."""
+
+    def __init__(
+        self, gate: EgressGate, rules: Sequence[HostRule], recorder: Recorder, account: Account
+    ) -> None:
+        self._gate, self._rules, self._recorder, self._account = gate, tuple(rules), recorder, account
+        self._place: Path | None = None
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+
+    def fit(self, spec: SandboxSpec) -> SandboxSpec:
+        """Return `spec` with this door in it, once `serve` has started."""
+        assert self._place is not None
+        return with_door(spec, self._place)
+
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        """Take connections until `aclose`."""
+        place = self._place = self._gate.new_place()
+        try:
+            # Every user may connect, and only who sees the socket can: its folder is closed to all others.
+            async with await anyio.create_unix_listener(place, mode=0o666) as listener:
+                task_status.started()
+                with self._scope:
+                    await listener.serve(self._answer)
+        finally:
+            place.unlink(missing_ok=True)
+            self._ended.set()
+
+    async def aclose(self) -> None:
+        """End every connection and remove the socket. Idempotent."""
+        self._scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._ended.wait()
+
+    async def _answer(self, client: SocketStream) -> None:
+        async with client:
+            try:
+                await self._account.pace()
+                await self._serve(client)
+            except EgressRefused as refused:
+                await _tell(client, refused.verdict)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
+                return  # it hung up
+
+    async def _serve(self, client: SocketStream) -> None:
+        asked, rest = await self._head(client)
+        if isinstance(asked, Verdict):
+            await self._refuse(asked)
+            return
+        shown = f"{asked[0]}:{asked[1]}"
+        if self._account.bytes_left <= 0:
+            await self._refuse(refuse(EgressCode.BUDGET_SPENT, "the session's bytes are used up", shown))
+        if self._account.open >= self._gate.settings.connections:
+            await self._refuse(refuse(EgressCode.TOO_MANY, "too many connections are open", shown))
+        self._account.open += 1
+        try:
+            verdict = await self._gate.admit(*asked, self._rules, self._recorder)
+            await self._connected(client, verdict, rest)
+        finally:
+            self._account.open -= 1
+
+    async def _refuse(self, verdict: Verdict) -> None:
+        await record(self._recorder, verdict)
+        raise EgressRefused(verdict)
+
+    async def _head(self, client: SocketStream) -> tuple[tuple[str, int] | Verdict, bytes]:
+        """Read a request; what follows its empty line belongs to the connection."""
+        kept = b""
+        with anyio.move_on_after(HEAD_SECONDS):
+            while b"\r\n\r\n" not in kept:
+                if len(kept) > MAX_HEAD or (kept and not kept[:1].isalpha()):
+                    break
+                try:
+                    kept += await client.receive(CHUNK)
+                except anyio.EndOfStream:
+                    break
+        head, mark, rest = kept.partition(b"\r\n\r\n")
+        if not kept:
+            raise anyio.EndOfStream
+        if not mark or len(head) > MAX_HEAD:
+            asked = kept[:MAX_HEAD].partition(b"\r\n")[0].decode("ascii", "replace")
+            return refuse(EgressCode.BAD_REQUEST, "this is a proxy: send CONNECT host:port", asked), b""
+        return read_connect(head + mark), rest
+
+    async def _connected(self, client: SocketStream, verdict: Verdict, rest: bytes) -> None:
+        traffic, started = _Traffic(), anyio.current_time()
+        try:
+            async with await self._gate.connect(verdict) as server:
+                await client.send(ESTABLISHED)
+                await self._relay(client, server, rest, traffic)
+        except EgressRefused:
+            traffic.kind = "unreachable"
+            raise
+        except BaseException:
+            traffic.kind = "cut"
+            raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._note(verdict, traffic, anyio.current_time() - started)
+
+    async def _note(self, verdict: Verdict, traffic: _Traffic, seconds: float) -> None:
+        try:
+            await self._recorder.closed(verdict, traffic.kind, seconds * 1000, traffic.sent, traffic.received)
+        except LedgerError:
+            self._account.bytes_left = 0  # what is not recorded does not go on
+
+    async def _relay(
+        self, client: SocketStream, server: SocketStream, rest: bytes, traffic: _Traffic
+    ) -> None:
+        """Pass bytes both ways until both ended, the budget is spent or the time is up."""
+        settings = self._gate.settings
+        end = anyio.current_time() + settings.longest
+
+        def moved(size: int, up: bool) -> None:
+            traffic.sent += size if up else 0
+            traffic.received += 0 if up else size
+            self._account.spend(size)
+            watch.deadline = min(end, anyio.current_time() + settings.idle)
+
+        async def pump(source: SocketStream, target: SocketStream, up: bool) -> None:
+            try:
+                if up and rest:
+                    moved(len(rest), up)
+                    await target.send(rest)
+                async for data in source:
+                    moved(len(data), up)
+                    await target.send(data)
+                await target.send_eof()
+            except _Spent:
+                traffic.kind = "budget_spent"
+                watch.cancel()
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                watch.cancel()
+
+        with anyio.CancelScope(deadline=anyio.current_time() + settings.idle) as watch:
+            async with anyio.create_task_group() as both:
+                both.start_soon(pump, client, server, True)
+                both.start_soon(pump, server, client, False)
+        if watch.cancelled_caught and traffic.kind == "closed" and anyio.current_time() >= watch.deadline:
+            traffic.kind = "timed_out"
+
+
+async def _tell(client: ByteStream, verdict: Verdict) -> None:
+    """Answer a refusal so that whoever reads the client's error learns why."""
+    body = f"sandgate: {verdict.reason} ({verdict.code})\n".encode()
+    head = (
+        f"HTTP/1.1 {STATUS.get(verdict.code, '403 Forbidden')}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    await client.send(head.encode() + body)

@@ -1,0 +1,236 @@
+"""Egress, whole: a real Python MCP server in a real sandbox, a real HTTPS server, the real ledger."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from gateway.core.calls import LOCAL, Answered, Front, ToolCall
+from gateway.runtime.audit import query, verify
+from gateway.runtime.gateway import Gateway, GatewaySettings
+from gateway.runtime.pool_shelf import PoolSettings
+from gateway.runtime.sessions import Session, new_call_id
+from gateway.sandbox.egress import EgressGate, EgressSettings
+from tests.support.gateways import copy_pack, served
+from tests.support.ledgers import records_of
+from tests.support.tls import authority, https_server
+
+LOOPBACK = ip_network("127.0.0.0/8")
+HOSTS = {
+    "a.web.example": ["127.0.0.1"],
+    "private.web.example": ["10.0.0.1"],
+    "mapped.web.example": ["::ffff:169.254.169.254"],
+    "six.web.example": ["::1"],
+    "mixed.web.example": ["127.0.0.1", "169.254.169.254"],
+    "metadata.example": ["169.254.169.254"],
+}
+
+
+@dataclass
+class Net:
+    """A session of the pack `net`, and the HTTPS server that stands for the internet."""
+
+    gateway: Gateway
+    session: Session
+    port: int
+
+    async def call(self, tool: str, **arguments: Any) -> Any:
+        done = await self.gateway.call(self.session, ToolCall(new_call_id(), tool, arguments, Front.CLI))
+        assert isinstance(done, Answered), done
+        content: Any = done.result["content"]
+        return content[0]["text"]
+
+    async def connect(self, target: str) -> str:
+        """Return the first line of the proxy's answer to CONNECT."""
+        answer = await self.call("say", hex_bytes=f"CONNECT {target} HTTP/1.1\r\n\r\n".encode().hex())
+        return str(answer).partition("\r\n")[0]
+
+
+async def lookup(host: str, port: int) -> list[str]:
+    if host not in HOSTS:
+        raise OSError("no such name")
+    return HOSTS[host]
+
+
+@asynccontextmanager
+async def net(tmp_path: Path, limits: EgressSettings | None = None, **more: Any) -> AsyncGenerator[Net]:
+    pack = copy_pack("net", tmp_path).folder
+    authority(pack / "fixtures" / "start", "a.web.example")
+    with https_server(pack / "fixtures" / "start") as port:
+        for name in ("toolpack.yaml", "policy.yaml"):
+            text = (pack / name).read_text().replace("8443", str(port))
+            (pack / name).write_text(text)
+        gate = EgressGate(limits or EgressSettings((LOOPBACK,)), resolver=lookup)
+        async with served(tmp_path, pack="net", gate=gate, **more) as gateway:
+            await warmed(gateway)
+            yield Net(gateway, await gateway.open_session("net", LOCAL), port)
+
+
+async def warmed(gateway: Gateway) -> None:
+    """Wait until a sandbox is kept ready, where some are to be."""
+    with anyio.fail_after(30):
+        while gateway.settings.pool.maximum and not gateway.readiness().detail["warm"]:
+            await anyio.lowlevel.checkpoint()
+
+
+def told(tmp_path: Path) -> list[tuple[str, str, str]]:
+    """Return effect, code and what was asked of each decision about egress."""
+    found = [record for record in records_of(tmp_path / "state") if record["event"] == "egress"]
+    decided = [record for record in found if record["decision"]]
+    return [(r["decision"]["effect"], r["decision"]["code"], r["egress"]["asked"]) for r in decided]
+
+
+async def test_a_granted_host_and_port_work_over_https_and_are_in_the_ledger(tmp_path: Path) -> None:
+    async with net(tmp_path) as here:
+        url = f"https://a.web.example:{here.port}/"
+        assert await here.call("fetch", url=url) == "a page over TLS"
+        assert await here.call("fetch_as_clients_do", url=url) == "a page over TLS"
+        session = here.session
+    records = [r for r in records_of(tmp_path / "state") if r["event"] == "egress"]
+    opened, closed = records[:2]
+    assert opened["egress"] == {
+        "asked": f"a.web.example:{here.port}",
+        "host": "a.web.example",
+        "port": here.port,
+        "addresses": ["127.0.0.1"],
+    }
+    assert (opened["session"], opened["principal"], opened["server"]) == (session.id, "local", "net")
+    assert opened["decision"]["rule"] == f"*.web.example:{here.port}"
+    assert closed["outcome"]["kind"] == "closed"
+    assert closed["outcome"]["bytes"] > 0 < closed["outcome"]["sent"]
+    report = verify(tmp_path / "state")
+    assert report.ok
+    assert report.open_calls == 0
+
+
+async def test_every_way_around_is_refused_and_recorded(tmp_path: Path) -> None:
+    refused: list[tuple[str, str]] = []
+    async with net(tmp_path) as here:
+        port = here.port
+
+        async def refuses(target: str, code: str) -> None:
+            status = await here.connect(target)
+            assert status.split()[1] in ("400", "403", "502"), (target, status)
+            refused.append((code, target))
+
+        await refuses(f"private.web.example:{port}", "address_refused")
+        await refuses(f"mapped.web.example:{port}", "address_refused")
+        await refuses(f"six.web.example:{port}", "address_refused")
+        await refuses(f"mixed.web.example:{port}", "address_refused")
+        await refuses(f"metadata.example:{port}", "address_refused")
+        await refuses(f"gone.web.example:{port}", "unresolved")
+        await refuses(f"web.example:{port}", "not_granted")
+        await refuses(f"evilweb.example:{port}", "not_granted")
+        await refuses(f"a.web.example.evil.test:{port}", "not_granted")
+        await refuses("a.web.example:443", "not_granted")
+        await refuses("a.web.example:8444", "not_granted")  # needed, and not granted
+        await refuses(f"127.0.0.1:{port}", "not_granted")
+        await refuses("169.254.169.254:80", "not_granted")
+        await refuses(f"localhost:{port}", "not_granted")
+        await refuses(f"a.web.example.:{port}", "bad_host")
+        await refuses(f"[::1]:{port}", "bad_host")
+        for spelling in ("0x7f.1", "2130706433", "127.1", "0177.0.0.1"):
+            await refuses(f"{spelling}:{port}", "bad_host")
+        plain = await here.call("fetch", url=f"http://a.web.example:{port}/")
+        assert "only CONNECT passes" in plain
+        refused.append(("bad_request", f"GET http://a.web.example:{port}/ HTTP/1.1"))
+        socks = await here.call("say", hex_bytes="050100")
+        assert socks.startswith("HTTP/1.1 400")
+        refused.append(("bad_request", "???"))
+    assert told(tmp_path) == [("deny", code, asked) for code, asked in refused]
+    denied = list(query(tmp_path / "state", effect="deny"))
+    assert len(denied) == len(refused)
+    assert verify(tmp_path / "state").ok
+
+
+async def test_past_the_proxy_there_is_nothing(tmp_path: Path) -> None:
+    async with net(tmp_path) as here:
+        for host in ("127.0.0.1", "1.1.1.1", "169.254.169.254", "::1"):
+            assert "failed" in await here.call("connect", host=host, port=here.port)
+        assert "failed" in await here.call("datagram", host="1.1.1.1", port=53)
+        assert "failed" in await here.call("resolve", host="a.web.example")
+        variables = dict(line.split("=", 1) for line in (await here.call("variables")).splitlines())
+    names = {"HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"}
+    assert names <= variables.keys()
+    assert len({variables[name] for name in names}) == 1
+
+
+async def test_a_name_is_resolved_once_and_what_was_checked_is_connected_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [["127.0.0.1"], ["169.254.169.254"]]
+    monkeypatch.setitem(HOSTS, "rebinding.web.example", answers[0])
+
+    class Rebinding(list[str]):
+        """Answers otherwise the second time."""
+
+        def __iter__(self) -> Any:
+            return iter(answers.pop(0))
+
+    monkeypatch.setitem(HOSTS, "rebinding.web.example", Rebinding())
+    async with net(tmp_path) as here:
+        target = f"rebinding.web.example:{here.port}"
+        assert "200" in await here.connect(target)
+        assert "403" in await here.connect(target)
+        assert not answers
+    assert [(effect, code) for effect, code, _ in told(tmp_path)] == [
+        ("allow", "granted"),
+        ("deny", "address_refused"),
+    ]
+
+
+async def test_without_a_listed_network_even_a_granted_name_does_not_lead_to_loopback(tmp_path: Path) -> None:
+    async with net(tmp_path, EgressSettings()) as here:
+        assert "403" in await here.connect(f"a.web.example:{here.port}")
+    assert told(tmp_path) == [("deny", "address_refused", f"a.web.example:{here.port}")]
+
+
+async def test_a_session_has_one_budget_of_bytes_and_the_next_session_another(tmp_path: Path) -> None:
+    async with net(tmp_path, EgressSettings((LOOPBACK,), session_bytes=50_000)) as here:
+        url = f"https://a.web.example:{here.port}"
+        assert "failed" in await here.call("fetch", url=f"{url}/size/100000")
+        assert "429" in await here.connect(f"a.web.example:{here.port}")
+        here.session = await here.gateway.open_session("net", LOCAL)
+        assert await here.call("fetch", url=url) == "a page over TLS"
+    assert [code for _, code, _ in told(tmp_path)] == ["granted", "budget_spent", "granted"]
+    kinds = [
+        r["outcome"]["kind"]
+        for r in records_of(tmp_path / "state")
+        if r["event"] == "egress" and r["outcome"]
+    ]
+    assert kinds == ["budget_spent", "closed"]
+
+
+async def test_a_warm_sandbox_is_recorded_as_its_session_s_once_it_is_somebody_s(tmp_path: Path) -> None:
+    settings = GatewaySettings(pool=PoolSettings(1, 1))
+    async with net(tmp_path, settings=settings) as here:
+        assert "200" in await here.connect(f"a.web.example:{here.port}")
+        owner = here.session.id
+    sessions = [r["session"] for r in records_of(tmp_path / "state") if r["event"] == "egress"]
+    assert set(sessions) == {owner}
+
+
+NO_GRANTS = "version: 1\nrules: [{id: all, allow: 'net.*'}]\n"
+
+
+async def test_without_a_written_grant_a_sandbox_has_no_proxy_at_all(tmp_path: Path) -> None:
+    async with net(tmp_path, policy=NO_GRANTS) as here:
+        assert await here.call("variables") == ""
+        assert "failed" in await here.call("fetch", url=f"https://a.web.example:{here.port}/")
+    assert told(tmp_path) == []
+
+
+async def test_a_secret_in_a_host_name_does_not_reach_the_ledger(tmp_path: Path) -> None:
+    secret = "hush86399"
+    async with net(tmp_path, secrets={"TOKEN": secret}) as here:
+        assert "403" in await here.connect(f"{secret}.evil.example:443")
+    assert secret not in "".join(map(str, records_of(tmp_path / "state")[-2:]))
+    assert ("deny", "not_granted", "[secret].evil.example:443") in told(tmp_path)
