@@ -136,6 +136,7 @@ class Config(_Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     policy: Path | None = None
     auth: Path | None = None
+    public_url: Annotated[str, Field(pattern=r"^https?://[^\s/?#\"]+$")] | None = None
     state: Path = Path()
     cache: Path = Path()
     limits: LimitSettings = LimitSettings()
@@ -146,7 +147,7 @@ class Config(_Section):
     egress: EgressLimits = EgressLimits()
 
 
-_PLAIN = ("mode", "sandbox", "host", "port", "policy", "auth", "state", "cache")
+_PLAIN = ("mode", "sandbox", "host", "port", "policy", "auth", "public_url", "state", "cache")
 _VARIABLES: dict[str, tuple[str, ...]] = {
     **{PREFIX + name.upper(): (name,) for name in _PLAIN},
     **{PREFIX + name.upper(): ("limits", name) for name in LimitSettings.model_fields},

@@ -180,6 +180,8 @@ def test_arrows_point_one_way(importer: str, forbidden: tuple[str, ...]) -> None
     [
         ("mcp", ("gateway/serve/mcp/", "gateway/runtime/upstream")),
         ("starlette", ("gateway/serve/",)),
+        ("jwt", ("gateway/serve/oauth/",)),
+        ("httpx2", ("gateway/serve/oauth/keys.py",)),
         ("prometheus_client", ("gateway/serve/metrics.py",)),
         ("docker", ("gateway/sandbox/docker.py",)),
         ("cel_expr_python", ("gateway/core/policy/expressions.py",)),

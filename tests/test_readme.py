@@ -66,6 +66,7 @@ def test_the_settings_of_the_documentation_are_settings() -> None:
     config = read_document(files["gateway.yaml"], "gateway.yaml").parse(Config)
     assert config.limits == Config().limits
     assert load_identity(files["auth.yaml"], "auth.yaml").tokens
+    assert load_identity(files["oauth.yaml"], "oauth.yaml").issuers
 
 
 def test_the_task_of_the_documentation_is_a_task() -> None:

@@ -212,4 +212,5 @@ def _app(config: Config, gateway: Gateway, identity: Identity) -> GatewayApp:
         if orchestrated
         else None,
         limits=GateLimits(max_body=config.limits.max_body),
+        public_url=config.public_url,
     )

@@ -24,6 +24,7 @@ from gateway.serve.gate import GateLimits
 from gateway.serve.identity import Identity, RequireIdentity, RequireRole
 from gateway.serve.mcp.endpoint import McpEndpoint
 from gateway.serve.metrics import metrics_route
+from gateway.serve.oauth.resource import ProtectedResource
 from gateway.serve.openenv import McpOrDialect, about_routes, env_routes, task_routes
 from gateway.serve.operations import OPEN_PATHS, operation_routes
 from gateway.serve.security import HttpBorder, HttpSecurity
@@ -59,16 +60,21 @@ def build_app(
     security: HttpSecurity,
     episodes: Episodes | None = None,
     limits: GateLimits | None = None,
+    public_url: str | None = None,
 ) -> GatewayApp:
     """Return the application that serves `gateway`.
 
     `episodes` adds the training routes, under `/packs/<pack>` and at the root where one pack is
-    served; without it they do not exist, and an environment only says what it is.
+    served; without it they do not exist, and an environment only says what it is. `public_url` is what
+    callers reach the gateway by, where its Host header does not say it.
     """
     limits = limits or GateLimits()
     prefixes = _prefixes(gateway)
     mcp = {"/mcp": McpEndpoint(gateway, tuple(gateway.packs), limits)}
     mcp |= {f"/packs/{pack}/mcp": McpEndpoint(gateway, (pack,), limits) for pack in gateway.packs}
+
+    issuers = () if identity.issuers is None else identity.issuers.settings.values()
+    resource = ProtectedResource(issuers, mcp, public_url)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
@@ -82,7 +88,8 @@ def build_app(
     return GatewayApp(
         routes=[
             *operation_routes(gateway.readiness),
-            metrics_route(gateway),
+            metrics_route(gateway, identity),
+            *resource.routes(),
             *approval_routes(gateway.approvals),
             *(Route(path, _mcp(face, path, prefixes, episodes, limits)) for path, face in mcp.items()),
             *_about(gateway, prefixes, playable=episodes is not None),
@@ -90,7 +97,7 @@ def build_app(
         ],
         middleware=[
             Middleware(HttpBorder, security=security),
-            Middleware(RequireIdentity, identity=identity, open_paths=OPEN_PATHS),
+            Middleware(RequireIdentity, identity=identity, open_paths=OPEN_PATHS, resource=resource),
         ],
         lifespan=lifespan,
     )

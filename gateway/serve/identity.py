@@ -1,4 +1,4 @@
-"""Who asks: a bearer token of the auth file, or on loopback without one the principal `local`.
+"""Who asks: a bearer token of the auth file, a JWT of one of its issuers, or on loopback `local`.
 
 Only the hash of a token is known here, and every known hash is compared in constant time. A
 session id, an episode id or anything a client says of itself is never an identity.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections import Counter
+from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.core.calls import LOCAL, Principal, Role
-from gateway.core.documents import Document, read_document
-from gateway.core.json_types import JsonValue
-from gateway.errors import ConfigError, Problem
+from gateway.runtime.clock import Clock, SystemClock
+from gateway.serve.auth_file import read_auth_file
+from gateway.serve.oauth.resource import ProtectedResource
+from gateway.serve.oauth.tokens import Issuers, NotKnown
 from gateway.serve.replies import problem, refuse
 
 __all__ = [
@@ -33,94 +32,65 @@ __all__ = [
     "principal_of",
 ]
 
-_VERSION = 1
 _PRINCIPAL = "sandgate.principal"
-_REALM = 'Bearer realm="sandgate"'
+_RESOURCE = "sandgate.resource"
 
-_Name = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
-    principal: _Name
-    client: _Name | None = None
-    groups: tuple[_Name, ...] = ()
-    roles: Annotated[tuple[Role, ...], Field(min_length=1)]
-
-    def as_principal(self) -> Principal:
-        return Principal(
-            self.principal,
-            client=self.client,
-            user=self.principal,
-            groups=frozenset(self.groups),
-            roles=frozenset(self.roles),
-        )
-
-
-class _AuthFile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: Literal[1]
-    tokens: Annotated[tuple[_Entry, ...], Field(min_length=1)]
+_NOBODY = NotKnown("a bearer token is needed: Authorization: Bearer TOKEN", reason="no_token")
+_STRANGER = NotKnown("this token is not known here")
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The known tokens (SHA-256 digest and whose it is), and who asks without one, if anybody may."""
+    """The known tokens (SHA-256 digest and whose it is) and issuers, and who asks without, if anybody may.
+
+    `refused` counts the requests that came from nobody, by reason.
+    """
 
     tokens: tuple[tuple[bytes, Principal], ...] = ()
     without_token: Principal | None = None
+    issuers: Issuers | None = None
+    refused: Counter[str] = field(default_factory=Counter[str], compare=False)
 
     def principal(self, authorization: str | None) -> Principal | None:
-        """Return whom an `Authorization` header names, or `None` if nobody."""
+        """Return whom an `Authorization` header names by a token of the file, or `None` if nobody."""
         if not self.tokens:
             return self.without_token
-        scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        token = _bearer(authorization)
+        if token is None:
             return None
-        digest = hashlib.sha256(token.strip().encode("latin-1")).digest()
+        digest = hashlib.sha256(token.encode("latin-1")).digest()
         # Every entry is compared, so that time tells nothing about which ones exist.
         matches = [principal for known, principal in self.tokens if hmac.compare_digest(known, digest)]
         return matches[0] if matches else None
+
+    async def establish(self, authorization: str | None) -> Principal | NotKnown:
+        """Return whom an `Authorization` header names, by whatever kind of token."""
+        known = self.principal(authorization)
+        if known is not None:
+            return known
+        token = _bearer(authorization)
+        if self.issuers is not None and token is not None:
+            return await self.issuers.principal(token)
+        return _NOBODY if authorization is None else _STRANGER
 
 
 LOCAL_IDENTITY = Identity(without_token=LOCAL)
 """Everybody is `local`: for a gateway that only this machine can reach."""
 
 
-def load_identity(text: str, file: str) -> Identity:
+def load_identity(text: str, file: str, clock: Clock | None = None) -> Identity:
     """Return the identities of an auth file; `file` names it in messages. Raises `ConfigError`."""
-    document = read_document(text, file)
-    if problems := list(_unsupported(document)):
-        raise ConfigError(problems)
-    entries = document.parse(_AuthFile).tokens
-    if problems := list(_repeated(document, entries)):
-        raise ConfigError(problems)
-    return Identity(tuple((bytes.fromhex(entry.sha256), entry.as_principal()) for entry in entries))
+    said = read_auth_file(text, file)
+    tokens = tuple((bytes.fromhex(entry.sha256), entry.as_principal()) for entry in said.tokens)
+    if not said.issuers:
+        return Identity(tokens)
+    reserved = frozenset(principal.name for _, principal in tokens)
+    return Identity(tokens, issuers=Issuers(said.issuers, clock or SystemClock(), reserved=reserved))
 
 
-def _unsupported(document: Document) -> Iterable[Problem]:
-    keys: JsonValue = document.value
-    if not isinstance(keys, dict):
-        return
-    version = keys.get("version")
-    if isinstance(version, int) and version > _VERSION:
-        message = f"version {version} is newer than this program knows ({_VERSION}): update sandgate"
-        yield document.problem(["version"], "version", message)
-    if "issuers" in keys:
-        message = "issuers are not supported in this version: give the callers tokens instead"
-        yield document.problem(["issuers"], "unsupported", message)
-
-
-def _repeated(document: Document, entries: tuple[_Entry, ...]) -> Iterable[Problem]:
-    seen: set[str] = set()
-    for index, entry in enumerate(entries):
-        if (digest := entry.sha256.lower()) in seen:
-            message = "this token is listed twice: a token has one principal"
-            yield document.problem(["tokens", index, "sha256"], "duplicate_token", message)
-        seen.add(digest)
+def _bearer(authorization: str | None) -> str | None:
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def principal_of(scope: Scope) -> Principal:
@@ -139,13 +109,21 @@ def known_principal(scope: Scope) -> Principal | None:
 class RequireIdentity:
     """ASGI middleware: puts the principal into the scope, or answers 401 with a challenge.
 
-    Requests to the paths in `open_paths` pass without one too.
+    503 where an issuer's keys cannot be had. Requests to the paths in `open_paths` pass without one too.
+    `resource` is what challenges lead to.
     """
 
-    def __init__(self, app: ASGIApp, identity: Identity, open_paths: frozenset[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        identity: Identity,
+        open_paths: frozenset[str],
+        resource: ProtectedResource | None = None,
+    ) -> None:
         self._app = app
         self._identity = identity
-        self._open_paths = open_paths
+        self._resource = resource or ProtectedResource((), ())
+        self._open_paths = open_paths | self._resource.open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -153,23 +131,27 @@ class RequireIdentity:
             await self._app(scope, receive, send)
             return
         authorization = Headers(scope=scope).get("authorization")
-        principal = self._identity.principal(authorization)
-        if principal is None and scope["path"] not in self._open_paths:
-            await refuse(_challenge(authorization), scope, receive, send)
+        found = await self._identity.establish(authorization)
+        if isinstance(found, NotKnown) and scope["path"] not in self._open_paths:
+            self._identity.refused[found.reason] += 1
+            await refuse(self._refusal(found, scope), scope, receive, send)
             return
-        await self._app({**scope, _PRINCIPAL: principal}, receive, send)
+        principal = None if isinstance(found, NotKnown) else found
+        await self._app({**scope, _PRINCIPAL: principal, _RESOURCE: self._resource}, receive, send)
 
-
-def _challenge(authorization: str | None) -> Response:
-    if authorization is None:
-        message, header = "a bearer token is needed: Authorization: Bearer TOKEN", _REALM
-    else:
-        message, header = "this token is not known here", f'{_REALM}, error="invalid_token"'
-    return problem(401, "unauthorized", message, {"WWW-Authenticate": header})
+    def _refusal(self, refused: NotKnown, scope: Scope) -> Response:
+        if refused.status != 401:
+            return problem(
+                refused.status, refused.reason, refused.message, {"Retry-After": f"{refused.retry_after:.0f}"}
+            )
+        error = None if refused is _NOBODY else ("invalid_token", refused.message)
+        scopes = self._resource.scopes_for(Role.AGENT)
+        header = self._resource.challenge(scope, *(error or (None, None)), scopes=scopes)
+        return problem(401, "unauthorized", refused.message, {"WWW-Authenticate": header})
 
 
 class RequireRole:
-    """ASGI middleware: answers 403 unless the principal has one of `roles`."""
+    """ASGI middleware: answers 403 unless the principal has one of `roles`, naming scopes that give it."""
 
     def __init__(self, app: ASGIApp, *roles: Role) -> None:
         self._app = app
@@ -178,9 +160,13 @@ class RequireRole:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] in {"http", "websocket"} and principal_of(scope).roles.isdisjoint(self._roles):
-            message = f"this needs the role {' or '.join(repr(role.value) for role in self._roles)}"
-            header = f'{_REALM}, error="insufficient_scope", scope="{self._roles[0].value}"'
-            response = problem(403, "forbidden", message, {"WWW-Authenticate": header})
-            await refuse(response, scope, receive, send)
+            await refuse(self._refusal(scope), scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response:
+        message = f"this needs the role {' or '.join(repr(role.value) for role in self._roles)}"
+        resource: ProtectedResource = scope[_RESOURCE]
+        scopes = resource.scopes_for(*self._roles) or (self._roles[0].value,)
+        header = resource.challenge(scope, "insufficient_scope", message, scopes)
+        return problem(403, "forbidden", message, {"WWW-Authenticate": header})

@@ -24,15 +24,15 @@ from gateway import __version__
 from gateway.core.calls import Role
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.tally import CallKey, Histogram
-from gateway.serve.identity import RequireRole
+from gateway.serve.identity import Identity, RequireRole
 
 __all__ = ["GatewayCollector", "metrics_route"]
 
 
-def metrics_route(gateway: Gateway) -> BaseRoute:
+def metrics_route(gateway: Gateway, identity: Identity) -> BaseRoute:
     """Return the route; it needs the role `monitor` or `admin`."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(GatewayCollector(gateway))
+    registry.register(GatewayCollector(gateway, identity))
     ProcessCollector(registry=registry)
 
     async def metrics(request: Request) -> Response:
@@ -46,8 +46,9 @@ def metrics_route(gateway: Gateway) -> BaseRoute:
 class GatewayCollector(Collector):
     """The metric families of one gateway, as it is at the moment of `collect`."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, identity: Identity) -> None:
         self._gateway = gateway
+        self._identity = identity
 
     def collect(self) -> Iterable[Metric]:
         """Yield every family."""
@@ -56,6 +57,7 @@ class GatewayCollector(Collector):
         yield from self._sessions()
         yield from self._ledger()
         yield from self._policies()
+        yield from self._callers()
 
     def _about(self) -> Iterator[Metric]:
         gateway = self._gateway
@@ -72,7 +74,7 @@ class GatewayCollector(Collector):
             "sandgate_calls",
             "Calls that ended, by what was called and how it ended.",
             CallKey._fields,
-            tally.calls,
+            tally.calls.items(),
         )
         yield _histograms(
             "sandgate_call_duration_seconds",
@@ -125,6 +127,19 @@ class GatewayCollector(Collector):
             {(): commits.seconds},
         )
 
+    def _callers(self) -> Iterator[Metric]:
+        refused = {(reason,): count for reason, count in self._identity.refused.items()}
+        yield _counters(
+            "sandgate_unauthenticated", "Requests that came from nobody known.", ("reason",), refused.items()
+        )
+        issuers = self._identity.issuers
+        keys = {} if issuers is None else issuers.keys
+        fetches = {(issuer, "ok"): of.fetches - of.failures for issuer, of in keys.items()}
+        fetches |= {(issuer, "failed"): of.failures for issuer, of in keys.items()}
+        yield _counters(
+            "sandgate_issuer_key_fetches", "Fetches of issuers' keys.", ("issuer", "result"), fetches.items()
+        )
+
     def _policies(self) -> Iterator[Metric]:
         labels = ("pack", "file", "sha256")
         told = {
@@ -154,9 +169,11 @@ def _gauges(name: str, says: str, labels: Sequence[str], values: Mapping[tuple[s
     return family
 
 
-def _counters(name: str, says: str, labels: Sequence[str], values: Mapping[CallKey, int]) -> Metric:
+def _counters(
+    name: str, says: str, labels: Sequence[str], values: Iterable[tuple[tuple[str, ...], int]]
+) -> Metric:
     family = CounterMetricFamily(name, says, labels=labels)
-    for key, value in values.items():
+    for key, value in values:
         family.add_metric(key, value)
     return family
 

@@ -79,10 +79,48 @@ def test_without_a_file_everybody_is_local() -> None:
     assert LOCAL_IDENTITY.principal("Bearer whatever") is LOCAL
 
 
-def test_issuers_are_refused_clearly_and_with_their_place() -> None:
-    assert problems(FILE + "issuers: []\n") == [
-        "auth.yaml:5:1: issuers are not supported in this version: give the callers tokens instead"
-    ]
+ISSUER = '{issuer: "https://id.example.com", audience: sandgate, jwks: "https://id.example.com/jwks"}'
+
+
+def test_an_auth_file_may_name_issuers_only() -> None:
+    identity = load_identity(f"version: 1\nissuers: [{ISSUER}]\n", "auth.yaml")
+    assert identity.principal("Bearer alice-token") is None
+    assert identity.issuers is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("https://id.example.com/jwks", "http://id.example.com/jwks"), "has to be https"),
+        (('https://id.example.com"', 'http://id.example.com"'), "has to be https"),
+        (("https://id.example.com/jwks", "http://localhost.example.com/jwks"), "has to be https"),
+        (("https://id.example.com/jwks", "file:///etc/passwd"), "is not an address like"),
+        (("https://id.example.com/jwks", "https://user:pw@id.example.com/"), "is not an address like"),
+        (("audience: sandgate", "audience: []"), "audience"),
+        (("audience: sandgate, ", ""), "missing key 'issuers.0.audience'"),
+        (("audience: sandgate", "audience: a, algorithms: [HS256]"), "algorithms"),
+        (("audience: sandgate", "audience: a, algorithms: [none]"), "algorithms"),
+        (("audience: sandgate", "audience: a, leeway: 1h"), "leeway"),
+        (("audience: sandgate", "audience: a, roles: {leads: [king]}"), "roles"),
+        (("audience: sandgate", 'audience: a, scopes: {"two words": [agent]}'), "scopes"),
+    ],
+)
+def test_an_issuer_that_could_be_impersonated_or_says_too_little_is_refused(
+    change: tuple[str, str], said: str
+) -> None:
+    assert change[0] in ISSUER
+    (problem, *_) = problems(f"version: 1\nissuers:\n  - {ISSUER.replace(*change)}\n")
+    assert problem.startswith("auth.yaml:3:")
+    assert said in problem
+
+
+def test_several_issuers_need_prefixes_so_that_their_names_stay_apart() -> None:
+    other = ISSUER.replace("id.example", "other.example")
+    text = f"version: 1\nissuers:\n  - {ISSUER}\n  - {other}\n"
+    said = "with several issuers each needs a prefix of its own, like 'corp:': they may use one name"
+    assert problems(text) == [f"auth.yaml:3:6: {said}", f"auth.yaml:4:6: {said}"]
+    apart = text.replace("audience: sandgate", 'prefix: "a:", audience: sandgate', 1)
+    assert problems(apart) == [f"auth.yaml:4:6: {said}"]
 
 
 def test_a_newer_file_is_refused_clearly() -> None:
@@ -100,8 +138,8 @@ def test_a_token_listed_twice_is_refused() -> None:
     ("text", "said"),
     [
         ("", "the file is empty"),
-        ("version: 1\n", "missing key 'tokens'"),
-        ("version: 1\ntokens: []\n", "at least 1 item"),
+        ("version: 1\n", "nobody could call: list 'tokens', 'issuers' or both"),
+        ("version: 1\ntokens: []\n", "nobody could call"),
         ("version: 1\ntokens: [{sha256: abc, principal: a, roles: [agent]}]\n", "sha256"),
         (FILE.replace("roles: [agent]", "roles: [king]"), "roles"),
         (FILE.replace("roles: [agent]", "roles: []"), "roles"),
@@ -128,7 +166,7 @@ async def test_a_wrong_token_gets_401_and_is_told_so_without_an_echo() -> None:
     reply = await request(app, http_scope("/mcp", headers={"Authorization": "Bearer s3cret-guess"}))
     assert (reply.status, reply.headers["www-authenticate"]) == (
         401,
-        'Bearer realm="sandgate", error="invalid_token"',
+        'Bearer realm="sandgate", error="invalid_token", error_description="this token is not known here"',
     )
     assert b"s3cret" not in reply.body
 
