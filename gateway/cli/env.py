@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from gateway.core.replay import Difference, RecordedEpisode
     from gateway.core.replay_policy import PolicyChange
     from gateway.core.task_choice import ResetRequest
-    from gateway.runtime.playing import Played
+    from gateway.runtime.playing import Leg, Played
     from gateway.runtime.trajectories import TrajectoryFolder
 
 __all__ = ["app"]
@@ -183,7 +183,7 @@ def _run_replay(plan: Plan, file: Path, policy: Path | None, form: Format) -> No
         raise UsageError(f"{file} was recorded with pack {recorded.pack!r}, not {pack.name!r}")
     new = policies_of([pack], policy)[0][1] if policy else None
     judging = _as_recorded(recorded, own, new)
-    played = _played_again(replace(plan, packs=((pack, judging),)), recorded, str(file))
+    played = _played_again(replace(plan, packs=((pack, judging),)), recorded, file)
     now = [step.wire() for step in played.steps]
     found = [
         difference
@@ -205,11 +205,20 @@ def _as_recorded(
     return own
 
 
-def _played_again(plan: Plan, recorded: RecordedEpisode, file: str) -> Played:
+def _played_again(plan: Plan, recorded: RecordedEpisode, file: Path) -> Played:
+    from gateway.cli.origins import episodes_before
+
+    before = [_leg(episode, str(file)) for episode in episodes_before(recorded, file)]
+    again = _leg(recorded, str(file))
+    return _played(plan, again.wanted, again.actions, None, before)
+
+
+def _leg(recorded: RecordedEpisode, file: str) -> Leg:
     from gateway.core.task_choice import ResetRequest
+    from gateway.runtime.playing import Leg
 
     actions = _actions([(step.number, step.action) for step in recorded.steps], file)
-    return _played(plan, ResetRequest(task=recorded.task, seed=recorded.seed), actions, None)
+    return Leg(ResetRequest(task=recorded.task, seed=recorded.seed), actions)
 
 
 def _changes(
@@ -252,18 +261,26 @@ def _report(form: Format, steps: int, found: Sequence[Difference], changes: Sequ
 
 
 def _played(
-    plan: Plan, wanted: ResetRequest, actions: Sequence[Action], folder: TrajectoryFolder | None
+    plan: Plan,
+    wanted: ResetRequest,
+    actions: Sequence[Action],
+    folder: TrajectoryFolder | None,
+    before: Sequence[Leg] = (),
 ) -> Played:
     import anyio
 
-    return anyio.run(_play, plan, wanted, actions, folder)
+    return anyio.run(_play, plan, wanted, actions, folder, before)
 
 
 async def _play(
-    plan: Plan, wanted: ResetRequest, actions: Sequence[Action], folder: TrajectoryFolder | None
+    plan: Plan,
+    wanted: ResetRequest,
+    actions: Sequence[Action],
+    folder: TrajectoryFolder | None,
+    before: Sequence[Leg],
 ) -> Played:
     from gateway.cli.wiring import open_plan
     from gateway.runtime.playing import play
 
     async with open_plan(plan, say) as gateway:
-        return await play(gateway, wanted, actions, cache_dir=plan.config.cache, writer=folder)
+        return await play(gateway, wanted, actions, cache_dir=plan.config.cache, writer=folder, before=before)

@@ -31,6 +31,7 @@ __all__ = [
     "EpisodeOver",
     "EpisodeState",
     "ListTools",
+    "Snapshot",
     "StepResult",
     "Submit",
     "action_json",
@@ -67,7 +68,12 @@ class Code:
     code: str
 
 
-Action: TypeAlias = ListTools | CallTool | Submit | Code
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Keep the workspace as it is now, for episodes to start from."""
+
+
+Action: TypeAlias = ListTools | CallTool | Submit | Code | Snapshot
 
 
 def action_json(action: Action) -> JsonObject:
@@ -81,6 +87,8 @@ def action_json(action: Action) -> JsonObject:
             return {"type": "submit", "answer": answer}
         case Code(code):
             return {"type": "code", "code": code}
+        case Snapshot():
+            return {"type": "snapshot"}
 
 
 # -- what a step comes to -------------------------------------------------------------------------

@@ -23,6 +23,7 @@ __all__ = [
     "policy_of",
     "submit_definition",
     "submitted_observation",
+    "told_error",
     "tools_observation",
 ]
 
@@ -66,8 +67,12 @@ def call_observation(tool_name: str, outcome: Outcome) -> JsonObject:
 
 def error_observation(tool_name: str, kind: ErrorType, message: str) -> JsonObject:
     """Return the observation of a call that brought no result."""
-    error: JsonObject = {"error_type": kind.value, "message": message}
-    return {"tool_name": tool_name, "result": None, "error": error}
+    return {"tool_name": tool_name, "result": None, "error": told_error(kind, message)}
+
+
+def told_error(kind: ErrorType, message: str) -> JsonObject:
+    """Return `{error_type, message}`."""
+    return {"error_type": kind.value, "message": message}
 
 
 def tools_observation(definitions: Iterable[JsonObject]) -> JsonObject:

@@ -18,6 +18,7 @@ __all__ = [
     "DecidedCall",
     "Difference",
     "RecordedEpisode",
+    "RecordedOrigin",
     "RecordedStep",
     "decided_calls",
     "differences",
@@ -67,6 +68,15 @@ class RecordedEpisode:
     seed: int
     policy_sha256: str | None
     steps: tuple[RecordedStep, ...]
+    origin: RecordedOrigin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedOrigin:
+    """The snapshot that an episode started from: taken in this trajectory, at this step of it."""
+
+    trajectory: str
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,14 @@ def read_trajectory(text: str, file: str) -> RecordedEpisode:
         seed=seed if isinstance(seed, int) else 0,
         policy_sha256=policy if isinstance(policy, str) else None,
         steps=tuple(_step(line) for line in parsed),
+        origin=_origin(first.get("origin")),
     )
+
+
+def _origin(written: JsonValue) -> RecordedOrigin | None:
+    trajectory = written.get("trajectory") if isinstance(written, dict) else None
+    step = written.get("step") if isinstance(written, dict) else None
+    return RecordedOrigin(trajectory, step) if isinstance(trajectory, str) and type(step) is int else None
 
 
 def _line(line: str, where: str) -> JsonObject:
@@ -165,6 +182,8 @@ def _observation(value: JsonValue) -> JsonValue:
     if isinstance(result, dict) and isinstance(meta, dict):
         kept: JsonObject = {name: part for name, part in meta.items() if name != DECISION_META_KEY}
         seen["result"] = {**result, "meta": kept}
+    if "snapshot_id" in seen:
+        seen["snapshot_id"] = seen["snapshot_id"] is not None
     calls = seen.get("calls")
     if isinstance(calls, list):
         seen["calls"] = [_without_ids(call) for call in calls]

@@ -6,7 +6,7 @@ Tasks are ordered by id, in the pack and in each split; an index counts from 0 i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.core.tasks import Task
 from gateway.errors import ClientError
@@ -23,6 +23,8 @@ class ResetRequest:
     """What a reset may ask for; everything has a default.
 
     `task` is a task's id; `split` and `index` (from 0) choose among the pack's tasks in id order.
+    `snapshot` is a kept workspace to start from, by its id; task and seed are then those of the episode
+    it was taken in, where nothing else is asked for.
     """
 
     seed: int | None = None
@@ -30,6 +32,16 @@ class ResetRequest:
     task: str | None = None
     split: str | None = None
     index: int | None = None
+    snapshot: str | None = None
+
+    def after(self, task: str | None, seed: int) -> ResetRequest:
+        """Return what is asked for by one who goes on from an episode of this task and seed."""
+        named = self.task is not None or self.split is not None or self.index is not None
+        return replace(
+            self,
+            task=self.task if named else task,
+            seed=seed if self.seed is None else self.seed,
+        )
 
 
 def choose_task(tasks: Mapping[str, Task], wanted: ResetRequest) -> Task | None:

@@ -16,6 +16,7 @@ from gateway.core.episode import (
     Ending,
     EpisodeState,
     ListTools,
+    Snapshot,
     StepResult,
     Submit,
     action_json,
@@ -27,16 +28,19 @@ from gateway.core.observations import (
     error_observation,
     policy_of,
     submitted_observation,
+    told_error,
     tools_observation,
 )
 from gateway.core.rubric import Reward
 from gateway.core.tasks import Task
+from gateway.errors import SandboxError
 from gateway.runtime.checks import CheckFault
 from gateway.runtime.episode_calls import EpisodeCalls
 from gateway.runtime.episode_code import EpisodeCode
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.scoring import Scoring
 from gateway.runtime.sessions import Session
+from gateway.runtime.snapshots import Origin, Snapshots
 from gateway.runtime.trajectories import TrajectoryWriter
 
 __all__ = ["EpisodeRun"]
@@ -68,6 +72,8 @@ class EpisodeRun:
     task: Task | None
     started: float
     trajectory: str
+    snapshots: Snapshots
+    origin: Origin | None = None
     writer: TrajectoryWriter | None = None
 
     # -- showing
@@ -76,13 +82,13 @@ class EpisodeRun:
         """Return what a reset shows: the task, and the digest that proves a pristine start."""
         task = self.task
         observation: JsonObject = {"prompt": task.prompt if task else None, "task": task.id if task else None}
-        metadata = {**self._identity(), "workspace_digest": await self.session.workspace.digest()}
+        metadata = {**self._identity(), "workspace_digest": await self._digest()}
         return StepResult(observation, metadata)
 
     async def shown(self) -> JsonObject:
         """Return the episode's state, as the contract's `state` answers it."""
         state = self.state
-        metadata = {**self._identity(), "workspace_digest": await self.session.workspace.digest()}
+        metadata = {**self._identity(), "workspace_digest": await self._digest()}
         return {
             "episode_id": self.episode_id,
             "step_count": state.steps,
@@ -91,6 +97,13 @@ class EpisodeRun:
             "denials": state.denials,
             "metadata": {**metadata, **(state.ending.metadata() if state.ending else {})},
         }
+
+    async def _digest(self) -> str | None:
+        """Return the workspace's digest, `None` where the agent left what nobody can read to its end."""
+        try:
+            return await self.session.workspace.digest()
+        except SandboxError:
+            return None
 
     def _identity(self) -> JsonObject:
         policy = self.session.pack.policy
@@ -103,6 +116,7 @@ class EpisodeRun:
             "policy_file": policy.file,
             "policy_sha256": policy.sha256,
             "max_steps": self.state.limits.max_steps,
+            "origin": self.origin and {"trajectory": self.origin.trajectory, "step": self.origin.step},
         }
 
     # -- stepping
@@ -147,6 +161,8 @@ class EpisodeRun:
                 return await self._call(action, seconds)
             case Code(code):
                 return _Shown(await self.code.run(code, seconds))
+            case Snapshot():
+                return await self._snapshot()
 
     async def _call(self, action: CallTool, seconds: float | None) -> _Shown:
         name = action.tool_name
@@ -155,6 +171,15 @@ class EpisodeRun:
             message = f"no answer within {seconds:g} s; the call may still have run"
             return _Shown(error_observation(name, ErrorType.TIMEOUT, message))
         return _Shown(call_observation(name, outcome), {"policy": policy_of(outcome)})
+
+    async def _snapshot(self) -> _Shown:
+        """Keep the workspace. One that cannot be kept is told, and the episode goes on."""
+        task, origin = self.task and self.task.id, Origin(self.trajectory, self.state.steps + 1)
+        try:
+            kept = await self.snapshots.take(self.session, task=task, seed=self.seed, origin=origin)
+        except SandboxError as error:
+            return _Shown({"snapshot_id": None, "error": told_error(ErrorType.EXECUTION_ERROR, str(error))})
+        return _Shown({"snapshot_id": kept.id, "error": None}, {"workspace_digest": kept.files.digest})
 
     def tools(self) -> list[JsonObject]:
         """Return the tools' MCP definitions as the policy shows them, with the one that submits."""
@@ -197,6 +222,7 @@ class EpisodeRun:
 
 
 def _too_late(action: Action) -> JsonObject:
-    name = action.tool_name if isinstance(action, CallTool) else ""
-    shown = error_observation(name, ErrorType.TIMEOUT, "the episode's time is over; nothing was done")
-    return shown if name else {"error": shown["error"]}
+    message = "the episode's time is over; nothing was done"
+    if isinstance(action, CallTool):
+        return error_observation(action.tool_name, ErrorType.TIMEOUT, message)
+    return {"error": told_error(ErrorType.TIMEOUT, message)}

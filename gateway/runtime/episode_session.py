@@ -15,7 +15,7 @@ import anyio
 from gateway.core.calls import Principal
 from gateway.core.episode import Action, StepResult
 from gateway.core.json_types import JsonObject
-from gateway.core.task_choice import ResetRequest, choose_task
+from gateway.core.task_choice import ResetRequest
 from gateway.errors import ClientError, UnknownSession
 from gateway.runtime.episode_run import EpisodeRun
 from gateway.runtime.served_pack import ServedPack
@@ -111,7 +111,8 @@ class EpisodeSession:
     async def reset(self, wanted: ResetRequest | None = None) -> StepResult:
         """Start another episode in a pristine workspace; what the last one left is gone.
 
-        Raises `NoSuchTask` (the last episode goes on), `TooManySessions`, `ShuttingDown` or `SandboxError`.
+        Raises `NoSuchTask` or `UnknownSnapshot` (the last episode goes on), `TooManySessions`,
+        `ShuttingDown` or `SandboxError`.
         """
         async with self._turn:
             run = await self._start(wanted or ResetRequest())
@@ -152,13 +153,14 @@ class EpisodeSession:
         with anyio.CancelScope(shield=True):
             try:
                 await self._end()
+                await self._episodes.snapshots.drop_where(lambda kept: kept.session == self.id)
             finally:
                 self._episodes.forget(self)
 
     async def _start(self, wanted: ResetRequest) -> EpisodeRun:
         if self._closed:
             raise UnknownSession(self.id)
-        choose_task(self.pack.pack.tasks, wanted)  # a mistaken reset costs nobody their episode
+        self._episodes.check(self, wanted)  # a mistaken reset costs nobody their episode
         await self._end()
         self._run = await self._episodes.run(self, wanted)
         return self._run

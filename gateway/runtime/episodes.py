@@ -33,6 +33,7 @@ from gateway.runtime.packs import prepare_seed
 from gateway.runtime.scoring import Scoring
 from gateway.runtime.served_pack import ServedPack
 from gateway.runtime.sessions import Session, new_session_id
+from gateway.runtime.snapshots import KeptSnapshot, Origin, Snapshots
 from gateway.runtime.trajectories import TrajectoryWriter
 from gateway.sandbox.contract import Limits
 
@@ -52,12 +53,13 @@ class EpisodeSettings:
     """What an operator may set; times in seconds.
 
     `grace`: how long a dropped connection's session waits for its caller. `queue`: how many callers may
-    wait for a place, each for `queue_seconds`.
+    wait for a place, each for `queue_seconds`. `snapshots`: how many one principal may have.
     """
 
     grace: float = 30.0
     queue: int = 64
     queue_seconds: float = 45.0
+    snapshots: int = 64
 
 
 class Episodes:
@@ -81,6 +83,7 @@ class Episodes:
             raise UsageError(message)
         self.gateway = gateway
         self.settings = settings or EpisodeSettings()
+        self.snapshots = Snapshots(self.settings.snapshots)
         self._cache_dir = cache_dir
         self._writer = trajectories
         self._sessions: dict[tuple[str, str], EpisodeSession] = {}
@@ -202,31 +205,46 @@ class Episodes:
             for session in list(self._sessions.values()):
                 if session.stale:
                     await session.aclose()
+            await self.snapshots.drop_where(lambda kept: (kept.pack, kept.session) not in self._sessions)
 
     # -- running
 
     async def run(self, holder: EpisodeSession, wanted: ResetRequest) -> EpisodeRun:
         """Open a gateway session for a new episode.
 
-        Raises `NoSuchTask`, `TooManySessions`, `ShuttingDown` or `SandboxError`.
+        Raises `NoSuchTask`, `UnknownSnapshot`, `TooManySessions`, `ShuttingDown` or `SandboxError`.
         """
+        if wanted.snapshot is None:
+            return await self._open(holder, wanted, None)
+        async with self.snapshots.held(wanted.snapshot, holder.pack.name, holder.principal) as kept:
+            return await self._open(holder, wanted.after(kept.task, kept.seed), kept)
+
+    def check(self, holder: EpisodeSession, wanted: ResetRequest) -> None:
+        """Raise `NoSuchTask` or `UnknownSnapshot` where a reset asks for what is not there."""
+        choose_task(holder.pack.pack.tasks, wanted)
+        if wanted.snapshot is not None:
+            self.snapshots.find(wanted.snapshot, holder.pack.name, holder.principal)
+
+    async def _open(
+        self, holder: EpisodeSession, wanted: ResetRequest, start: KeptSnapshot | None
+    ) -> EpisodeRun:
         served = holder.pack
         task = choose_task(served.pack.tasks, wanted)
         seed = wanted.seed if wanted.seed is not None else (task.seed if task else 0)
-        files = await self._workspace_seed(served, task)
         session = await self.gateway.open_session(
             served.name,
             holder.principal,
             session_id=holder.id,
-            workspace_seed=files,
+            workspace_seed=None if start else await self._workspace_seed(served, task),
+            snapshot=start and start.files,
             env=episode_environment(seed),
             restarts=False,  # a server's lost state must end the episode, in any mode
             prompt=task.prompt if task else "",
         )
-        return self._episode_run(session, wanted, task, seed)
+        return self._episode_run(session, wanted, task, seed, start and start.origin)
 
     def _episode_run(
-        self, session: Session, wanted: ResetRequest, task: Task | None, seed: int
+        self, session: Session, wanted: ResetRequest, task: Task | None, seed: int, origin: Origin | None
     ) -> EpisodeRun:
         generation = new_session_id()
         session.episode = wanted.episode_id or generation
@@ -245,6 +263,8 @@ class Episodes:
             task=task,
             started=self.gateway.clock.monotonic(),
             trajectory=f"{session.id}-{generation[:8]}",
+            snapshots=self.snapshots,
+            origin=origin,
             writer=self._writer,
         )
 

@@ -30,7 +30,7 @@ from gateway.runtime.pool_shelf import PoolSettings
 from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_pack
 from gateway.runtime.sessions import Session, SessionTable, named_session_id, new_session_id
 from gateway.runtime.tally import CallTally, CommitTally
-from gateway.sandbox.contract import SandboxDriver
+from gateway.sandbox.contract import SandboxDriver, Snapshot
 from gateway.sandbox.egress import EgressGate, EgressSettings
 
 __all__ = ["Gateway", "GatewaySettings", "Readiness", "open_gateway"]
@@ -62,9 +62,10 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class _LeaseTerms:
-    """What a session asks for beyond its pack: another seed, more environment, restarts, its task."""
+    """What a session asks for beyond its pack: other files, more environment, restarts, its task."""
 
     seed: Path | None
+    snapshot: Snapshot | None
     env: Mapping[str, str]
     restarts: bool | None
     prompt: str
@@ -176,15 +177,17 @@ class Gateway:
         *,
         session_id: str | None = None,
         workspace_seed: Path | None = None,
+        snapshot: Snapshot | None = None,
         env: Mapping[str, str] | None = None,
         restarts: bool | None = None,
         prompt: str = "",
     ) -> Session:
         """Open a session with a pristine workspace; its servers start at their first call.
 
-        `workspace_seed` overrides the pack's, `env` is added to every server's environment, `restarts`
-        says whether a server that died is replaced at the next call (by default in deployment), `prompt`
-        is the task the session is for: a policy may trust values that appear in it. Raises
+        `workspace_seed` overrides the pack's and `snapshot` both, `env` is added to every server's
+        environment, `restarts` says whether a server that died is replaced at the next call (by default
+        in deployment), `prompt` is the task the session is for: a policy may trust values that appear in
+        it. Raises
         `TooManySessions`, `ShuttingDown`, `ClientError` (unknown pack) or `SandboxError`.
         """
         if self._draining:
@@ -192,7 +195,7 @@ class Gateway:
         served = self._pack(pack)
         self._sessions.reserve(principal)
         try:
-            lease_terms = _LeaseTerms(workspace_seed, env or {}, restarts, prompt)
+            lease_terms = _LeaseTerms(workspace_seed, snapshot, env or {}, restarts, prompt)
             session = await self._open(served, principal, session_id or new_session_id(), lease_terms)
             try:
                 self._sessions.add(session)
@@ -316,13 +319,16 @@ class Gateway:
         """Return a lease nobody has used: warm if there is one, else its servers start when needed."""
         deployed = self.settings.mode == "deployment"
         restarts = deployed if terms.restarts is None else terms.restarts
-        warm = self._pool.take(served, terms.seed, terms.env, restarts=restarts, on_listing=machine.listed)
-        if warm is not None:
-            return warm
+        if terms.snapshot is None:
+            warm = self._pool.take(
+                served, terms.seed, terms.env, restarts=restarts, on_listing=machine.listed
+            )
+            if warm is not None:
+                return warm
         return Lease(
             served.plans_with(terms.env),
             driver=self.driver,
-            workspace=await self.driver.open_workspace(served.workspace_spec(terms.seed)),
+            workspace=await self.driver.open_workspace(served.workspace_spec(terms.seed, terms.snapshot)),
             tasks=self._tasks,
             restarts=restarts,
             on_listing=machine.listed,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.core.calls import LOCAL
 from gateway.core.episode import Action, StepResult
 from gateway.core.json_types import JsonObject
 from gateway.core.task_choice import ResetRequest
-from gateway.runtime.episodes import Episodes
+from gateway.errors import UsageError
+from gateway.runtime.episodes import Episodes, EpisodeSession
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.served_pack import ServedPack
 from gateway.runtime.trajectories import TrajectoryWriter
 
-__all__ = ["Played", "play"]
+__all__ = ["Leg", "Played", "play"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,14 @@ class _Noting:
         await self._writer.append(name, line)
 
 
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """An episode that is played for the snapshot that its last action takes."""
+
+    wanted: ResetRequest
+    actions: Sequence[Action]
+
+
 async def play(
     gateway: Gateway,
     wanted: ResetRequest,
@@ -50,19 +59,34 @@ async def play(
     *,
     cache_dir: Path,
     writer: TrajectoryWriter | None = None,
+    before: Sequence[Leg] = (),
 ) -> Played:
     """Play the gateway's first pack as `LOCAL` until the actions, or the episode, are over.
 
-    Raises what `EpisodeSession.reset` and `step` raise.
+    Each leg of `before` starts from the snapshot of the one before it, and the episode from the last
+    one's. Raises what `EpisodeSession.reset` and `step` raise, and `UsageError` if a leg leaves none.
     """
     noting = None if writer is None else _Noting(writer)
     pack = next(iter(gateway.packs.values()))
     episodes = Episodes(gateway, cache_dir=cache_dir, trajectories=noting)
     steps: list[StepResult] = []
     async with episodes.held(pack.name, LOCAL, None) as session:
-        start = await session.reset(wanted)
+        snapshot: str | None = None
+        for leg in before:
+            snapshot = await _left_by(session, replace(leg.wanted, snapshot=snapshot), leg.actions)
+        start = await session.reset(replace(wanted, snapshot=snapshot or wanted.snapshot))
         for action in actions:
             steps.append(await session.step(action))
             if steps[-1].done:
                 break
     return Played(pack, start, tuple(steps), noting.name if noting else None)
+
+
+async def _left_by(session: EpisodeSession, wanted: ResetRequest, actions: Sequence[Action]) -> str:
+    last = await session.reset(wanted)
+    for action in actions:
+        last = await session.step(action)
+    snapshot = last.observation.get("snapshot_id")
+    if not isinstance(snapshot, str):
+        raise UsageError("the episode that this one started from leaves no snapshot any more")
+    return snapshot

@@ -22,7 +22,7 @@ from gateway.runtime.leases import Lease, ServerPlan
 from gateway.runtime.packages import Installer, Program
 from gateway.runtime.packs import Pack, prepare_seed, write_lock
 from gateway.runtime.upstream import UpstreamFailure, UpstreamSettings
-from gateway.sandbox.contract import Limits, SandboxDriver, SandboxSpec, WorkspaceSpec
+from gateway.sandbox.contract import Limits, SandboxDriver, SandboxSpec, Snapshot, WorkspaceSpec
 
 __all__ = [
     "Listings",
@@ -73,10 +73,10 @@ class ServedPack:
         """Where a session's files stand inside its sandboxes."""
         return self.pack.manifest.workspace.path
 
-    def workspace_spec(self, seed: Path | None = None) -> WorkspaceSpec:
-        """Return what a session's workspace starts as; `seed` stands in for the pack's own."""
+    def workspace_spec(self, seed: Path | None = None, snapshot: Snapshot | None = None) -> WorkspaceSpec:
+        """Return what a session's workspace starts as: `snapshot`, else `seed`, else the pack's own."""
         needs = self.pack.manifest.sandbox
-        return WorkspaceSpec(path=self.workspace_path, seed=seed or self.seed, disk=needs.disk)
+        return WorkspaceSpec(self.workspace_path, seed or self.seed, snapshot, needs.disk)
 
     def plans_with(self, env: Mapping[str, str]) -> Mapping[str, ServerPlan]:
         """Return the servers' plans with `env` added to their environments."""

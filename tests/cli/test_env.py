@@ -6,9 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 
-from tests.support.gateways import copy_pack
+from gateway.core.calls import LOCAL
+from gateway.core.episode import CallTool, Snapshot
+from gateway.core.task_choice import ResetRequest
+from gateway.runtime.episodes import Episodes
+from gateway.runtime.gateway import GatewaySettings
+from gateway.runtime.trajectories import TrajectoryFolder
+from tests.support.gateways import copy_pack, served
 from tests.support.processes import run_sandgate
 
 ACTIONS: list[dict[str, Any]] = [
@@ -70,6 +77,55 @@ def test_a_replay_reports_no_difference_and_a_policy_exactly_the_steps_it_change
         {"step": 2, "tool": "echo", "before": "allow", "after": "deny"},
         {"step": 3, "tool": "echo", "before": "deny", "after": "allow"},
     ]
+
+
+CODE = """
+for word in ("hi", "forbidden"):
+    try: print(echo(text=word))
+    except ToolDenied as denied: print(denied.decision["rule"])
+write(path="README.md", content="by code")
+"""
+
+
+def test_code_is_replayed_and_its_calls_are_held_against_a_policy(tmp_path: Path) -> None:
+    trajectory = record(tmp_path, {"type": "code", "code": CODE}, {"type": "snapshot"})["trajectory"]
+    code, told = env_run(tmp_path, "--replay", trajectory)
+    assert (code, told) == (0, {"steps": 2, "differences": [], "policy_changes": []})
+    new = policy_with(tmp_path, '"*forbidden*"', '"hi"')
+    code, told = env_run(tmp_path, "--replay", trajectory, "--policy", str(new))
+    assert told["policy_changes"] == [
+        {"step": 1, "tool": "echo", "before": "allow", "after": "deny"},
+        {"step": 1, "tool": "echo", "before": "deny", "after": "allow"},
+    ]
+
+
+async def forked(tmp_path: Path) -> tuple[Path, Path]:
+    """Play an episode and one from its snapshot; return their trajectories."""
+    folder = tmp_path / "trajectories"
+    async with served(tmp_path, settings=GatewaySettings(mode="training")) as gateway:
+        held = Episodes(gateway, cache_dir=tmp_path / "cache", trajectories=TrajectoryFolder(folder))
+        async with held.held("echo", LOCAL, None) as session:
+            await session.reset(ResetRequest(task="fix-readme", seed=4))
+            await session.step(CallTool("write", {"path": "made.txt", "content": "before the fork"}))
+            snapshot = (await session.step(Snapshot())).observation["snapshot_id"]
+            (parent,) = folder.iterdir()
+            await session.step(CallTool("write", {"path": "made.txt", "content": "after it"}))
+            await session.reset(ResetRequest(snapshot=str(snapshot)))
+            await session.step(CallTool("read", {"path": "made.txt"}))
+    (fork,) = set(folder.iterdir()) - {parent}
+    return parent, fork
+
+
+async def test_a_fork_is_replayed_from_what_was_played_before_it(tmp_path: Path) -> None:
+    parent, fork = await forked(tmp_path)
+    assert "before the fork" in fork.read_text()
+    code, told = await anyio.to_thread.run_sync(env_run, tmp_path, "--replay", str(fork))
+    assert (code, told) == (0, {"steps": 1, "differences": [], "policy_changes": []})
+    parent.unlink()
+    pack = str(tmp_path / "packs" / "echo")
+    done = await anyio.to_thread.run_sync(run_sandgate, "env", "run", pack, "--replay", str(fork))
+    assert done.returncode == 2
+    assert f"{parent.name}: put that file beside it" in done.stderr
 
 
 def test_a_replay_of_a_pack_that_changed_names_step_and_field(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def _control() -> JsonObject:
     header: JsonObject = {"name": "X-Session-ID", "in": "header", "schema": {"type": "string"}}
     text: JsonObject = {"type": ["string", "null"]}
     number: JsonObject = {"type": ["integer", "null"], "minimum": 0}
-    chosen: JsonObject = {"task": text, "split": text, "index": number}
+    chosen: JsonObject = {"task": text, "split": text, "index": number, "snapshot": text}
     start = _fields({"seed": number, "episode_id": text, **chosen, "session_id": text})
     seconds: JsonObject = {"type": ["number", "null"], "exclusiveMinimum": 0}
     own: JsonObject = {"timeout_s": seconds, "request_id": text, "session_id": text}

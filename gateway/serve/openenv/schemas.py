@@ -28,7 +28,7 @@ def _object(
 
 
 def _action() -> JsonObject:
-    kinds: list[JsonValue] = ["call_tool", "list_tools", "submit", "code"]
+    kinds: list[JsonValue] = ["call_tool", "list_tools", "submit", "code", "snapshot"]
     properties: JsonObject = {
         "type": {"enum": kinds, "default": "call_tool"},
         "tool_name": {"type": "string", "description": "The tool to call, as list_tools names it."},
@@ -81,6 +81,7 @@ def _observation() -> JsonObject:
         },
         "error": {"anyOf": [error, {"type": "null"}]},
         "submitted": {"type": "boolean"},
+        "snapshot_id": {"type": ["string", "null"], "description": "Reset to it with 'snapshot'."},
         "stdout": {"type": "string", "description": "What code printed."},
         "stderr": {"type": "string"},
         "calls": {"type": "array", "items": _code_call()},
@@ -112,7 +113,8 @@ def _metadata() -> JsonObject:
         "policy": {"type": "object", "description": "The decision on a tool call."},
         "policy_file": {"type": ["string", "null"]},
         "policy_sha256": {"type": ["string", "null"]},
-        "workspace_digest": {"type": "string"},
+        "workspace_digest": {"type": ["string", "null"]},
+        "origin": {"type": ["object", "null"], "description": "The step whose snapshot it started from."},
         "done_reason": {"enum": reasons},
         "truncated": {"type": "boolean", "description": "Whether the infrastructure ended the episode."},
         "truncated_reason": {"type": "string"},

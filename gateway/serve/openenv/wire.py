@@ -21,11 +21,12 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gateway.core.episode import Action, CallTool, Code, ListTools, StepResult, Submit
+from gateway.core.episode import Action, CallTool, Code, ListTools, Snapshot, StepResult, Submit
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import JsonLimits, StrictJsonError, dumps, loads
 from gateway.core.task_choice import NoSuchTask, ResetRequest
 from gateway.errors import ClientError, LedgerError, SandgateError, TooManySessions
+from gateway.runtime.snapshots import UnknownSnapshot
 
 __all__ = [
     "Close",
@@ -134,6 +135,7 @@ class _ResetData(FieldsModel):
     task: _Name | None = None
     split: _Name | None = None
     index: Annotated[int, Field(ge=0)] | None = None
+    snapshot: _Name | None = None
 
 
 class _ListTools(_Closed):
@@ -157,6 +159,11 @@ class _Submit(_Closed):
 class _Code(_Closed):
     type: Literal["code"]
     code: str
+    metadata: _Object = Field(default_factory=dict)
+
+
+class _Snapshot(_Closed):
+    type: Literal["snapshot"]
     metadata: _Object = Field(default_factory=dict)
 
 
@@ -213,10 +220,6 @@ def _frame(kind: str, value: JsonObject) -> Frame:
 
 def parse_reset(data: JsonObject) -> ResetRequest:
     """Return what a reset asks for; raises `WireError`."""
-    if data.get("snapshot") is not None:
-        raise WireError(
-            ErrorCode.VALIDATION_ERROR, "resetting to a snapshot is not supported in this version"
-        )
     return ResetRequest(**validated(_ResetData, data).model_dump())
 
 
@@ -233,8 +236,11 @@ def parse_action(data: JsonObject) -> Action:
             return Submit(validated(_Submit, data).answer)
         case "code":
             return Code(validated(_Code, data).code)
+        case "snapshot":
+            validated(_Snapshot, data)
+            return Snapshot()
         case other:
-            known = "list_tools, call_tool, submit, code"
+            known = "list_tools, call_tool, submit, code, snapshot"
             message = f"no action of type {str(other)[:64]!r} in this version; there are: {known}"
             raise WireError(ErrorCode.VALIDATION_ERROR, message)
 
@@ -307,7 +313,7 @@ def _code_of(error: SandgateError) -> ErrorCode:
     match error:
         case WireError():
             return error.code
-        case NoSuchTask():
+        case NoSuchTask() | UnknownSnapshot():
             return ErrorCode.VALIDATION_ERROR
         case TooManySessions():
             return ErrorCode.CAPACITY_REACHED

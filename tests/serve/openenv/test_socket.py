@@ -90,7 +90,7 @@ async def test_tools_may_be_listed_before_any_reset(tmp_path: Path) -> None:
         ({}, "UNKNOWN_TYPE"),
         ({"type": "step", "data": {"type": "call_tool"}}, "VALIDATION_ERROR"),
         ({"type": "reset", "data": {"task": "no-such-task"}}, "VALIDATION_ERROR"),
-        ({"type": "reset", "data": {"snapshot": "s"}}, "VALIDATION_ERROR"),
+        ({"type": "reset", "data": {"snapshot": "snap_nobody_took"}}, "VALIDATION_ERROR"),
     ],
 )
 async def test_a_frame_that_does_not_fit_is_told_and_the_session_goes_on(

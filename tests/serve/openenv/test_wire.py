@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.episode import CallTool, Code, ListTools, Submit
+from gateway.core.episode import CallTool, Code, ListTools, Snapshot, Submit
 from gateway.core.strict_json import JsonLimits
 from gateway.errors import ClientError, LedgerError, SandboxError, SandgateError, TooManySessions
 from gateway.runtime.episodes import NoSuchTask, ResetRequest
@@ -104,7 +104,8 @@ def test_other_frames_are_refused_with_a_code(value: Any, code: ErrorCode) -> No
         {"episode_id": 7},
         {"index": -1},
         {"task": ["t"]},
-        {"snapshot": "s"},
+        {"snapshot": ""},
+        {"snapshot": 7},
     ],
 )
 def test_a_reset_with_values_of_another_kind_is_refused(data: Any) -> None:
@@ -121,6 +122,7 @@ def test_a_reset_with_values_of_another_kind_is_refused(data: Any) -> None:
         ({"tool_name": "t", "arguments": {"a": 2**70}}, CallTool("t", {"a": 2**70})),
         ({"type": "submit"}, Submit()),
         ({"type": "code", "code": "1"}, Code("1")),
+        ({"type": "snapshot"}, Snapshot()),
         ({"type": "submit", "answer": {"x": [1]}}, Submit({"x": [1]})),
     ],
 )
