@@ -31,6 +31,7 @@ __all__ = [
     "ToolIds",
     "approval_record",
     "arguments_shape",
+    "change_record",
     "decision_record",
     "egress_closed_record",
     "egress_record",
@@ -48,6 +49,7 @@ class Event(StrEnum):
     APPROVAL = "approval"
     RECOVERED = "recovered"
     EGRESS = "egress"
+    CHANGE = "change"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,13 @@ def unknown_outcome(decision: JsonObject) -> JsonObject:
     closed["arguments"] = closed["decision"] = None
     closed["outcome"] = {"kind": "unknown", "ms": None, "bytes": None, "hmac": None}
     return closed
+
+
+def change_record(*, ids: CallIds, change: JsonObject) -> JsonObject:
+    """Return the body of the record of what a task's event changed before a step: no agent's doing."""
+    body: JsonObject = dict.fromkeys(_BODY_FIELDS)
+    body |= {"event": Event.CHANGE.value, "session": ids.session, "episode": ids.episode, "step": ids.step}
+    return {**body, "principal": ids.principal, "pack": ids.pack, "change": change}
 
 
 def egress_record(*, ids: CallIds, server: str, verdict: Verdict) -> JsonObject:

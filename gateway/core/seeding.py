@@ -11,11 +11,42 @@ It is the time at which a policy's virtual clock starts.
 
 from __future__ import annotations
 
+from typing import TypeVar, cast
+
+from pydantic import BaseModel
+
 from gateway.core.policy.situation import VIRTUAL_START
 
-__all__ = ["EPOCH", "episode_environment"]
+__all__ = ["EPOCH", "episode_environment", "seeded"]
 
 EPOCH = int(VIRTUAL_START)
+
+_SEED = "${seed}"
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def seeded(model: _Model, seed: int) -> _Model:
+    """Return a task, or a part of one, with the seed in the place of each `${seed}`."""
+    values = {name: getattr(model, name) for name in type(model).model_fields}
+    changed = {name: new for name, value in values.items() if (new := _seeded(value, seed)) is not value}
+    return model.model_copy(update=changed) if changed else model
+
+
+def _seeded(value: object, seed: int) -> object:
+    match value:
+        case str():
+            return value.replace(_SEED, str(seed)) if _SEED in value else value
+        case BaseModel():
+            return seeded(value, seed)
+        case tuple():
+            return tuple(_seeded(item, seed) for item in cast("tuple[object, ...]", value))
+        case list():
+            return [_seeded(item, seed) for item in cast("list[object]", value)]
+        case dict():
+            items = cast("dict[object, object]", value).items()
+            return {name: _seeded(item, seed) for name, item in items}
+        case _:
+            return value
 
 
 def episode_environment(seed: int) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from gateway.core.documents import Document, read_document
 from gateway.core.fields import FrozenModel, Many, PackPath, Regex, Seconds, Word, WorkspacePath, only_key
+from gateway.core.task_events import TaskEvent
 
 __all__ = [
     "AnswerEquals",
@@ -279,7 +280,10 @@ RubricNode: TypeAlias = Annotated[
 
 
 class Task(FrozenModel):
-    """One thing to do. `workspace` overrides the pack's seed; `rubric` reads like a `Weighted` node."""
+    """One thing to do. `workspace` overrides the pack's seed; `rubric` reads like a `Weighted` node.
+
+    `${seed}` in the prompt, the rubric and the events is the episode's seed (`gateway.core.seeding`).
+    """
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     split: Literal["train", "test"]
@@ -287,6 +291,7 @@ class Task(FrozenModel):
     workspace: PackPath | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     rubric: Annotated[Many[RubricNode], Field(min_length=1)]
+    events: Many[TaskEvent] = ()
 
 
 for _model in (Weighted, Sequential, Task):

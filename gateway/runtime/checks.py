@@ -14,10 +14,7 @@ A check that cannot be run says nothing about the agent: `CheckFault`, never a z
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-
-import anyio
 
 from gateway.core.episode import EpisodeState
 from gateway.core.json_types import JsonObject
@@ -33,14 +30,13 @@ from gateway.core.rubric import (
 )
 from gateway.core.strict_json import StrictJsonError, dumps, loads
 from gateway.core.tasks import Check, Command, PythonCheck
-from gateway.errors import SandboxError, SandgateError
-from gateway.sandbox.contract import Limits, Mount, Sandbox, SandboxDriver, SandboxSpec, Workspace
+from gateway.errors import SandgateError
+from gateway.runtime.programs import ProgramFault, run_program
+from gateway.sandbox.contract import Limits, Mount, SandboxDriver, SandboxSpec, Workspace
 from gateway.sandbox.runtimes import python_runtime
 
 __all__ = ["CheckFault", "Checks"]
 
-MAX_OUTPUT = 256 * 1024
-"""Bytes of a check's stdout that are looked at; the rest is read and dropped."""
 FILE_CHECKS_TIMEOUT = 60.0
 _RUNNER = Path(__file__).with_name("check_runner.py")
 _RUNNER_AT = "/opt/checks/runner.py"
@@ -146,45 +142,13 @@ class Checks:
             writable=False,
         )
 
-    # -- one sandbox
-
     async def _execute(
         self, label: str, spec: SandboxSpec, workspace: Workspace, stdin: bytes, seconds: float
     ) -> Verdict:
         try:
-            with anyio.fail_after(seconds):
-                sandbox = await self._driver.acquire(spec, workspace)
-                try:
-                    return await _finished(label, sandbox, stdin)
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await sandbox.kill()
-        except TimeoutError:
-            raise CheckFault(f"{label}: not done after {seconds:g} s") from None
-        except SandboxError as error:
-            raise CheckFault(f"{label}: no sandbox: {error}") from error
-
-
-async def _finished(label: str, sandbox: Sandbox, stdin: bytes) -> Verdict:
-    """Feed a program its line, read it to its end and return how it ended."""
-    if stdin:
-        # A program that does not want to know says by its exit code how that went.
-        with suppress(anyio.BrokenResourceError):
-            await sandbox.send(stdin + b"\n")
-    stdout = await _read_all(sandbox)
-    exited = await sandbox.wait()
-    if exited.code < 0:
-        raise CheckFault(f"{label}: killed: {exited.reason}")
-    return Verdict(exited.code, stdout, sandbox.stderr_tail())
-
-
-async def _read_all(sandbox: Sandbox) -> str:
-    kept = bytearray()
-    try:
-        while True:
-            kept += (await sandbox.receive())[: MAX_OUTPUT - len(kept)]
-    except anyio.EndOfStream:
-        return kept.decode("utf-8", "replace")
+            return await run_program(self._driver, label, spec, workspace, stdin, seconds)
+        except ProgramFault as fault:
+            raise CheckFault(str(fault)) from fault
 
 
 def _script_score(check: PythonCheck, verdict: Verdict) -> CheckScore:

@@ -6,7 +6,7 @@ Nothing is decided here: the policy judges calls (`gateway.runtime.episode_calls
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.core.calls import Front
 from gateway.core.episode import (
@@ -37,7 +37,9 @@ from gateway.errors import SandboxError
 from gateway.runtime.checks import CheckFault
 from gateway.runtime.episode_calls import EpisodeCalls
 from gateway.runtime.episode_code import EpisodeCode
+from gateway.runtime.episode_events import EpisodeEvents
 from gateway.runtime.gateway import Gateway
+from gateway.runtime.programs import ProgramFault
 from gateway.runtime.scoring import Scoring
 from gateway.runtime.sessions import Session
 from gateway.runtime.snapshots import Origin, Snapshots
@@ -66,6 +68,7 @@ class EpisodeRun:
     state: EpisodeState
     calls: EpisodeCalls
     code: EpisodeCode
+    events: EpisodeEvents
     scoring: Scoring
     episode_id: str
     seed: int
@@ -139,10 +142,15 @@ class EpisodeRun:
         left = self._time_left()
         if left is not None and left <= 0:
             return _Shown(_too_late(action))
+        try:
+            happened = await self.events.before(self.state.steps + 1, tuple(self.state.answered))
+        except ProgramFault as fault:
+            self.state.fail(str(fault))
+            return _Shown({"error": told_error(ErrorType.TRANSPORT_ERROR, str(fault))})
         bounds = [bound for bound in (seconds, left) if bound is not None]
         shown = await self._act(action, min(bounds, default=None))
         self._time_left()
-        return shown
+        return replace(shown, metadata={**shown.metadata, "events": happened}) if happened else shown
 
     def _time_left(self) -> float | None:
         return self.state.time_left(self.gateway.clock.monotonic() - self.started)

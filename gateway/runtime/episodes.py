@@ -18,24 +18,16 @@ from pathlib import Path
 import anyio
 
 from gateway.core.calls import Principal
-from gateway.core.episode import EpisodeLimits, EpisodeState, StepResult
-from gateway.core.seeding import episode_environment
+from gateway.core.episode import StepResult
 from gateway.core.task_choice import NoSuchTask, ResetRequest, choose_task
-from gateway.core.tasks import Task
 from gateway.errors import ClientError, TooManySessions, UnknownSession, UsageError
-from gateway.runtime.checks import Checks
-from gateway.runtime.episode_calls import EpisodeCalls
-from gateway.runtime.episode_code import EpisodeCode
+from gateway.runtime.episode_opening import EpisodeOpening
 from gateway.runtime.episode_run import EpisodeRun
 from gateway.runtime.episode_session import EpisodeGone, EpisodeSession
 from gateway.runtime.gateway import Gateway
-from gateway.runtime.packs import prepare_seed
-from gateway.runtime.scoring import Scoring
-from gateway.runtime.served_pack import ServedPack
-from gateway.runtime.sessions import Session, new_session_id
-from gateway.runtime.snapshots import KeptSnapshot, Origin, Snapshots
+from gateway.runtime.sessions import new_session_id
+from gateway.runtime.snapshots import Snapshots
 from gateway.runtime.trajectories import TrajectoryWriter
-from gateway.sandbox.contract import Limits
 
 __all__ = [
     "EpisodeGone",
@@ -84,8 +76,7 @@ class Episodes:
         self.gateway = gateway
         self.settings = settings or EpisodeSettings()
         self.snapshots = Snapshots(self.settings.snapshots)
-        self._cache_dir = cache_dir
-        self._writer = trajectories
+        self._opening = EpisodeOpening(gateway, self.snapshots, cache_dir=cache_dir, writer=trajectories)
         self._sessions: dict[tuple[str, str], EpisodeSession] = {}
         self._waiting = 0
         self._freed = anyio.Event()
@@ -209,76 +200,22 @@ class Episodes:
 
     # -- running
 
-    async def run(self, holder: EpisodeSession, wanted: ResetRequest) -> EpisodeRun:
-        """Open a gateway session for a new episode.
-
-        Raises `NoSuchTask`, `UnknownSnapshot`, `TooManySessions`, `ShuttingDown` or `SandboxError`.
-        """
-        if wanted.snapshot is None:
-            return await self._open(holder, wanted, None)
-        async with self.snapshots.held(wanted.snapshot, holder.pack.name, holder.principal) as kept:
-            return await self._open(holder, wanted.after(kept.task, kept.seed), kept)
-
     def check(self, holder: EpisodeSession, wanted: ResetRequest) -> None:
         """Raise `NoSuchTask` or `UnknownSnapshot` where a reset asks for what is not there."""
         choose_task(holder.pack.pack.tasks, wanted)
         if wanted.snapshot is not None:
             self.snapshots.find(wanted.snapshot, holder.pack.name, holder.principal)
 
-    async def _open(
-        self, holder: EpisodeSession, wanted: ResetRequest, start: KeptSnapshot | None
-    ) -> EpisodeRun:
-        served = holder.pack
-        task = choose_task(served.pack.tasks, wanted)
-        seed = wanted.seed if wanted.seed is not None else (task.seed if task else 0)
-        session = await self.gateway.open_session(
-            served.name,
-            holder.principal,
-            session_id=holder.id,
-            workspace_seed=None if start else await self._workspace_seed(served, task),
-            snapshot=start and start.files,
-            env=episode_environment(seed),
-            restarts=False,  # a server's lost state must end the episode, in any mode
-            prompt=task.prompt if task else "",
-        )
-        return self._episode_run(session, wanted, task, seed, start and start.origin)
+    async def run(self, holder: EpisodeSession, wanted: ResetRequest) -> EpisodeRun:
+        """Open a gateway session for a new episode.
 
-    def _episode_run(
-        self, session: Session, wanted: ResetRequest, task: Task | None, seed: int, origin: Origin | None
-    ) -> EpisodeRun:
-        generation = new_session_id()
-        session.episode = wanted.episode_id or generation
-        served = session.pack
-        state = EpisodeState(_limits(served))
-        calls = EpisodeCalls(self.gateway, session, state)
-        return EpisodeRun(
-            gateway=self.gateway,
-            session=session,
-            state=state,
-            calls=calls,
-            code=EpisodeCode(calls, episode_environment(seed)),
-            scoring=self._scoring(session, state, task, seed),
-            episode_id=session.episode,
-            seed=seed,
-            task=task,
-            started=self.gateway.clock.monotonic(),
-            trajectory=f"{session.id}-{generation[:8]}",
-            snapshots=self.snapshots,
-            origin=origin,
-            writer=self._writer,
-        )
-
-    def _scoring(self, session: Session, state: EpisodeState, task: Task | None, seed: int) -> Scoring:
-        pack = session.pack.pack
-        needs, reward_range = pack.manifest.sandbox, pack.manifest.env.reward_range
-        limits = Limits(memory=needs.memory, cpu=needs.cpu, pids=needs.pids, disk=needs.disk)
-        checks = Checks(self.gateway.driver, pack.folder, limits)
-        return Scoring(checks, session.workspace, state, task, seed, reward_range)
-
-    async def _workspace_seed(self, served: ServedPack, task: Task | None) -> Path | None:
-        if task is None or task.workspace is None:
-            return None  # the pack's own
-        return await prepare_seed(served.pack, task.workspace, self._cache_dir)
+        Raises `NoSuchTask`, `UnknownSnapshot`, `TooManySessions`, `ShuttingDown` or `SandboxError`.
+        """
+        if wanted.snapshot is None:
+            return await self._opening.run(holder.id, holder.pack, holder.principal, wanted)
+        async with self.snapshots.held(wanted.snapshot, holder.pack.name, holder.principal) as kept:
+            wanted = wanted.after(kept.task, kept.seed)
+            return await self._opening.run(holder.id, holder.pack, holder.principal, wanted, kept)
 
     def _check_limits(self, principal: Principal) -> None:
         settings = self.gateway.settings
@@ -293,9 +230,3 @@ class Episodes:
         for session in list(self._sessions.values()):
             if session.stale and not session.open_below:
                 self.forget(session)
-
-
-def _limits(served: ServedPack) -> EpisodeLimits:
-    env, on_deny = served.pack.manifest.env, served.policy.on_deny
-    ends = [limit for limit in (env.max_denials, on_deny.end_after) if limit is not None]
-    return EpisodeLimits(env.max_steps, min(ends, default=None), env.time_limit, on_deny.penalty)

@@ -263,6 +263,10 @@ class Gateway:
             if not self._in_flight:
                 self._idle.set()
 
+    async def record(self, body: JsonObject) -> None:
+        """Record what happens to a session beside its calls; raises `LedgerError`."""
+        await self._ledger.append(body)
+
     # -- lifetime
 
     async def drain(self) -> None:

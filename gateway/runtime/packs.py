@@ -165,6 +165,10 @@ def _task_files(folder: Path, manifest: Manifest) -> list[Path]:
 def _task_problems(folder: Path, task: Task, document: Document) -> Iterator[Problem]:
     if task.workspace is not None and not _is_seed(folder, task.workspace):
         yield document.problem(("workspace",), "missing_file", _no_seed(task.workspace))
+    for number, event in enumerate(task.events):
+        if event.copy_in is not None and not _inside(folder, event.copy_in.source).exists():
+            message = f"no file or folder {event.copy_in.source!r} in the pack"
+            yield document.problem(("events", number, "copy"), "missing_file", message)
     for script in _scripts(task.rubric):
         if not _inside(folder, script).is_file():
             yield document.problem(("rubric",), "missing_file", f"no check script {script!r} in the pack")

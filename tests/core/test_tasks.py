@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.seeding import seeded
+from gateway.core.task_events import Schedule
 from gateway.core.tasks import (
     AnswerMatches,
     Check,
@@ -171,11 +173,80 @@ def test_a_fault_is_named_with_its_place(rubric: str, expected: str):
         ("id: a/b\nsplit: test\nprompt: x\nrubric: [{check: no_denials}]\n", "1:1: id"),
         ("id: t\nsplit: test\nrubric: [{check: no_denials}]\n", "1:1: missing key 'prompt'"),
         (
-            "id: t\nsplit: test\nprompt: x\nrubric: [{check: no_denials}]\nevents: []\n",
-            "5:1: unknown key 'events'",
+            "id: t\nsplit: test\nprompt: x\nrubric: [{check: no_denials}]\nextras: []\n",
+            "5:1: unknown key 'extras'",
         ),
         ("id: t\nsplit: test\nprompt: x\nseed: -1\nrubric: [{check: no_denials}]\n", "4:1: seed"),
     ],
 )
 def test_a_fault_outside_the_rubric_is_named_too(text: str, expected: str):
     assert fault(text).startswith(f"t.yaml:{expected}")
+
+
+EVENTS = """  - check: no_denials
+events:
+"""
+
+
+def test_events_say_when_and_what() -> None:
+    read = task(
+        EVENTS
+        + """  - {at_step: 2, write: {path: a/b.txt, text: x}}
+  - {after_tool: send, append: {path: log, text: y}}
+  - {at_step: 3, delete: old}
+  - {at_step: 3, copy: {from: fixtures/new, to: inbox}}
+"""
+    )
+    assert [(event.kind, event.path) for event in read.events] == [
+        ("write", "a/b.txt"),
+        ("append", "log"),
+        ("delete", "old"),
+        ("copy", "inbox"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (
+            "{write: {path: a, text: x}}",
+            "7:5: events.0: an event has exactly one of at_step, after_tool: found none",
+        ),
+        (
+            "{at_step: 1, after_tool: t, delete: a}",
+            "7:5: events.0: an event has exactly one of at_step, after_tool",
+        ),
+        (
+            "{at_step: 1}",
+            "7:5: events.0: an event has exactly one of write, append, delete, copy: found none",
+        ),
+        ("{at_step: 0, delete: a}", "7:6: events.0.at_step: Input should be greater than or equal to 1"),
+        ("{at_step: 1, delete: ../a}", "events.0.delete: '../a' has to be a relative path"),
+        ("{at_step: 1, copy: {from: /etc, to: a}}", "events.0.copy.from: '/etc' has to be a relative path"),
+        ("{at_step: 1, move: a}", "unknown key 'events.0.move'"),
+    ],
+)
+def test_a_fault_in_an_event_is_told_with_its_place(event: str, said: str) -> None:
+    assert said in fault(f"{HEAD}rubric:\n{EVENTS}  - {event}\n")
+
+
+def test_a_schedule_has_each_event_happen_once() -> None:
+    read = task(EVENTS + "  - {after_tool: send, delete: a}\n  - {at_step: 2, delete: b}\n")
+    schedule = Schedule(read.events)
+    assert schedule.due(1, []) == []
+    assert [number for number, _ in schedule.due(2, ["send"])] == [1, 2]
+    assert schedule.due(3, ["send"]) == []
+
+
+def test_the_seed_stands_in_for_its_name_everywhere_in_a_task() -> None:
+    text = """  - sequential: [{check: {answer_equals: "${seed}"}}]
+  - check: {command: [grep, "${seed}", f]}
+  - check: {json_path: {path: f, query: a, equals: {x: ["${seed}"]}}}
+events: [{at_step: 1, write: {path: f, text: "n=${seed}"}}]
+"""
+    read = seeded(parse_task(f"id: t\nsplit: train\nprompt: Find ${{seed}}.\nrubric:\n{text}", "t.yaml"), 12)
+    written = read.model_dump_json()
+    assert "${seed}" not in written
+    assert read.prompt == "Find 12."
+    assert "n=12" in written
+    assert seeded(read, 13) == read

@@ -1,0 +1,107 @@
+"""Makes a task's events happen in an episode's workspace, between its steps, and has them recorded.
+
+Our own program does it in a sandbox of its own over the workspace: whatever an agent left in the way,
+links above all, a change reaches nothing but the workspace. Decides nothing: the task says what happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.records import change_record
+from gateway.core.strict_json import StrictJsonError, dumps, loads
+from gateway.core.task_events import Schedule, TaskEvent
+from gateway.data import data_folder
+from gateway.runtime.gateway import Gateway
+from gateway.runtime.programs import ProgramFault, run_program
+from gateway.runtime.sessions import Session
+from gateway.sandbox.contract import Mount, SandboxSpec
+from gateway.sandbox.runtimes import python_runtime
+
+__all__ = ["EpisodeEvents"]
+
+_PROGRAM_AT = "/opt/change_files.py"
+_SOURCE_AT = "/opt/events"
+_SECONDS = 60.0
+
+_Due = Sequence[tuple[int, TaskEvent]]
+
+
+@dataclass(slots=True, eq=False)
+class EpisodeEvents:
+    """The events of one episode. `folder` is the pack's."""
+
+    gateway: Gateway
+    session: Session
+    folder: Path
+    schedule: Schedule
+
+    async def before(self, step: int, answered: Sequence[str]) -> list[JsonValue]:
+        """Make what is due happen and return it, as `metadata.events` shows it.
+
+        What an agent put in the way of a change is told there (`applied`, `reason`) and the episode goes
+        on. Raises `ProgramFault` if nothing could be changed at all, `LedgerError` if it was not recorded.
+        """
+        due = self.schedule.due(step, answered)
+        if not due:
+            return []
+        shown = [
+            _shown(number, event, result)
+            for (number, event), result in zip(due, await self._change(due), strict=True)
+        ]
+        for change in shown:
+            await self.gateway.record(change_record(ids=self.session.ids(), change=change))
+        return list[JsonValue](shown)
+
+    async def _change(self, due: _Due) -> list[JsonObject]:
+        python, program = python_runtime(), Mount(data_folder("sandboxes") / "change_files.py", _PROGRAM_AT)
+        workspace = self.session.workspace
+        spec = SandboxSpec(
+            name="events",
+            argv=(python.argv0, "-I", "-S", _PROGRAM_AT, workspace.path),
+            env=dict(python.env),
+            mounts=(*python.mounts, program, *self._sources(due)),
+            cwd="/",
+        )
+        changes: list[JsonValue] = [_told(number, event) for number, event in due]
+        verdict = await run_program(
+            self.gateway.driver, "events", spec, workspace, dumps({"changes": changes}), _SECONDS
+        )
+        if verdict.exit_code != 0:
+            raise ProgramFault(f"events: exit code {verdict.exit_code}: {verdict.stderr[-300:]}")
+        return _results(verdict.stdout, len(due))
+
+    def _sources(self, due: _Due) -> list[Mount]:
+        return [
+            Mount((self.folder / event.copy_in.source).resolve(), f"{_SOURCE_AT}/{number}")
+            for number, event in due
+            if event.copy_in is not None
+        ]
+
+
+def _told(number: int, event: TaskEvent) -> JsonObject:
+    change = event.change()
+    return change if event.copy_in is None else {**change, "source": f"{_SOURCE_AT}/{number}"}
+
+
+def _shown(number: int, event: TaskEvent, result: JsonObject) -> JsonObject:
+    shown: JsonObject = {"event": number, "kind": event.kind, "path": event.path}
+    return {
+        **shown,
+        "applied": result.get("applied") is True,
+        "reason": str(result.get("reason") or "")[:200],
+    }
+
+
+def _results(stdout: str, wanted: int) -> list[JsonObject]:
+    try:
+        said = loads(stdout)
+    except StrictJsonError as error:
+        raise ProgramFault(f"events: unreadable answer: {error}") from None
+    results = said.get("results") if isinstance(said, dict) else None
+    if not isinstance(results, list) or len(results) != wanted:
+        raise ProgramFault("events: an answer of another shape")
+    return [result if isinstance(result, dict) else {} for result in results]
