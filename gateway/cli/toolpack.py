@@ -85,7 +85,7 @@ async def _lock(pack: Pack, config: Config) -> dict[str, ToolChanges]:
     async with make_driver(config.sandbox, cache_dir=config.cache) as driver:
         plans, packages = await plan_servers(pack, installer=installer, settings=settings)
         seed = await prepare_seed(pack, pack.manifest.workspace.seed, installer.cache_dir)
-        listings = await list_servers(pack, plans, driver=driver, seed=seed)
+        listings, _ = await list_servers(pack, plans, driver=driver, seed=seed)
     changes = {server: compare(pack.lock, server, listed) for server, listed in listings.items()}
     write_lock(pack, listings, packages)
     return changes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal, TypeAlias
 
 from gateway.core.decisions import Decision
 from gateway.core.json_types import JsonObject, JsonValue
@@ -16,10 +17,12 @@ __all__ = [
     "Failed",
     "FailureKind",
     "Front",
+    "Method",
     "Outcome",
     "Principal",
     "Role",
     "ServerError",
+    "Target",
     "ToolCall",
 ]
 
@@ -58,13 +61,32 @@ LOCAL = Principal("local", client="local", user="local", roles=frozenset(Role))
 """The one principal of a gateway on loopback without an auth file."""
 
 
+class Method(StrEnum):
+    """What a call asks of its server; the value is MCP's method."""
+
+    CALL_TOOL = "tools/call"
+    READ_RESOURCE = "resources/read"
+    SUBSCRIBE = "resources/subscribe"
+    UNSUBSCRIBE = "resources/unsubscribe"
+    GET_PROMPT = "prompts/get"
+    COMPLETE = "completion/complete"
+
+
+Target: TypeAlias = Literal["tool", "resource", "prompt"]
+"""What a call is about, and so which patterns of a policy speak of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One tool call as a front translated it.
+    """One call as a front translated it: of a tool, or of a resource or prompt in the same manner.
 
     `tool` is the name the pack shows (with a server's `prefix` if it has one, without the
     `<pack>__` of the aggregated endpoint). `arguments` passed the strict gate and are not yet
-    judged. `meta` is what of the caller's `_meta` travels on to the server.
+    judged. `meta` is what of the caller's `_meta` travels on to the server, `params` what of its
+    other parameters does (the answers a retry brings, what is to be completed).
+
+    For a resource `tool` is its URI, for a prompt the server's own name of it; `server` says whose
+    it is, `None` where nobody has it. Completion is about the prompt or resource it completes.
     """
 
     call_id: str
@@ -72,6 +94,24 @@ class ToolCall:
     arguments: JsonObject
     front: Front
     meta: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    method: Method = Method.CALL_TOOL
+    target: Target = "tool"
+    server: str | None = None
+    params: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+
+    def forwarded(self, upstream: str, arguments: JsonObject) -> JsonObject:
+        """Return the parameters its server is sent: the judged `arguments`, under the server's own name."""
+        match self.method:
+            case Method.CALL_TOOL:
+                own: JsonObject = {"name": upstream, "arguments": arguments}
+            case Method.GET_PROMPT:
+                own = {"name": upstream, "arguments": arguments} if arguments else {"name": upstream}
+            case Method.COMPLETE:
+                own = {}
+            case _:
+                own = {"uri": upstream}
+        meta: JsonObject = {"_meta": dict(self.meta)} if self.meta else {}
+        return {**self.params, **own, **meta}
 
 
 class FailureKind(StrEnum):
@@ -98,7 +138,7 @@ class ServerError:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The server answered: `result` is its `CallToolResult` object, unknown fields included."""
+    """The server answered: `result` is its result object as it came, unknown fields included."""
 
     decision: Decision
     result: JsonObject

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 
 import jsonschema_rs
 
+from gateway.core.calls import Target
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.lock import tool_sha256
 from gateway.core.manifest import Kind
 from gateway.core.screening import screen
 
-__all__ = ["ArgumentCheck", "Catalog", "ServerListing", "Tool", "argument_check", "build_catalog"]
+__all__ = ["ArgumentCheck", "Catalog", "ServerListing", "Tool", "argument_check", "build_catalog", "offered"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}\Z")
 _RESERVED = frozenset({"reset", "step", "state", "close"})
@@ -29,7 +30,7 @@ ArgumentCheck = Callable[[JsonObject], "str | None"]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool of a pack.
+    """One tool of a pack, or what of a resource or prompt a call needs to know (`offered`).
 
     `name` is what the pack shows, `upstream` the server's own name, `definition` the screened
     MCP definition under `name`. `trusted` is false while the lock does not know this definition.
@@ -43,6 +44,16 @@ class Tool:
     check: ArgumentCheck
     kinds: Mapping[str, Kind]
     trusted: bool = True
+    target: Target = "tool"
+
+
+def offered(server: str, target: Target, name: str) -> Tool:
+    """Return a server's resource (by its URI) or prompt; the lock speaks of tools only."""
+    return Tool(name, server, name, {}, "", _anything, {}, target=target)
+
+
+def _anything(arguments: JsonObject) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,9 +143,8 @@ class Send:
     """Send the judged call to the server, once; answer with `Returned` or `Broke`."""
 
     server: str
-    tool: str
-    arguments: JsonObject
-    meta: JsonObject
+    method: str
+    params: JsonObject
 
 
 @dataclass(frozen=True, slots=True)

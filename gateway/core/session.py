@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict
 
 from gateway.core.approvals import ApprovalRequest, approval_request, approved_decision
 from gateway.core.calls import (
@@ -31,9 +31,10 @@ from gateway.core.calls import (
     Outcome,
     Principal,
     ServerError,
+    Target,
     ToolCall,
 )
-from gateway.core.catalog import Catalog, Tool
+from gateway.core.catalog import Catalog, Tool, offered
 from gateway.core.decisions import Decision, DecisionCode, Effect
 from gateway.core.events import (
     Acquire,
@@ -68,6 +69,14 @@ __all__ = ["Mode", "SessionFacts", "SessionMachine"]
 
 Mode: TypeAlias = Literal["training", "deployment"]
 
+_MOST_NAMED = 1_024
+"""Characters of a resource's URI or a prompt's name that are recorded."""
+
+
+class _Who(TypedDict):
+    principal: Principal
+    mode: Mode
+
 
 class _Phase(Enum):
     JUDGED = auto()  # the decision waits for the disk
@@ -100,9 +109,11 @@ class _Running:
 
     @property
     def tool_ids(self) -> ToolIds:
-        tool = self.tool
+        call, tool = self.call, self.tool
+        if call.target != "tool":
+            return ToolIds(call.server, f"{call.target}:{call.tool}"[:_MOST_NAMED], None, self.sandbox)
         if tool is None:
-            return ToolIds(server=None, tool=self.call.tool, definition_sha256=None, sandbox=None)
+            return ToolIds(server=None, tool=call.tool, definition_sha256=None, sandbox=None)
         return ToolIds(tool.server, tool.upstream, tool.sha256, self.sandbox)
 
 
@@ -156,6 +167,21 @@ class SessionMachine:
             and facts.policy.could_allow(tool.server, tool.upstream, facts.principal, facts.mode)
         ]
 
+    def shows(self, target: Target | None, server: str, name: str) -> bool:
+        """Whether a listing shows a resource or prompt of a server; no target: the template `name`."""
+        facts = self.facts
+        if target is None:
+            return facts.policy.could_allow_template(server, name, facts.principal, facts.mode)
+        return facts.policy.could_allow(server, name, facts.principal, facts.mode, target)
+
+    def masked(self, value: JsonObject) -> JsonObject:
+        """Return what a server says outside of any call, without the operator's secrets."""
+        return mask_object(value, self.facts.secrets)
+
+    def told(self, call_id: str, value: JsonObject) -> JsonObject:
+        """Return what a server says or asks during a call, as the caller may see it."""
+        return self.state.cleaned(call_id, self.masked(value))
+
     def listed(self, server: str, definitions: Iterable[JsonObject]) -> None:
         """Take note of what the session's own server lists now; changed tools are denied from here on."""
         others = frozenset(n for n in self._drifted if self.facts.catalog.tools[n].server != server)
@@ -181,7 +207,7 @@ class SessionMachine:
         call, facts = event.call, self.facts
         if call.call_id in self._running:
             raise RuntimeError(f"call id {call.call_id} is in use")
-        tool = facts.catalog.tools.get(call.tool)
+        tool = facts.catalog.tools.get(call.tool) if call.target == "tool" else _named(call)
         self.state.begin(event.step)
         decision, arguments = self._judge(call, tool, Moment(event.wall, now))
         ids = CallIds(facts.id, event.episode, event.step, facts.principal.name, facts.pack)
@@ -207,23 +233,25 @@ class SessionMachine:
         facts = self.facts
         if tool is None:
             return self._deny(
-                DecisionCode.UNKNOWN_TOOL, f"no server of this pack has a tool {call.tool[:128]!r}"
+                DecisionCode.UNKNOWN_TOOL, f"no server of this pack has a {call.target} {call.tool[:128]!r}"
             ), call.arguments
         if not tool.trusted or tool.name in self._drifted:
             return self._definition_changed(tool), call.arguments
         if (fault := tool.check(call.arguments)) is not None:
             return self._deny(DecisionCode.INVALID_ARGUMENTS, fault), call.arguments
-        request = Request(
-            server=tool.server,
-            tool=tool.upstream,
-            arguments=call.arguments,
-            kinds=tool.kinds,
-            workspace=facts.workspace,
-            principal=facts.principal,
-            mode=facts.mode,
-        )
+        request = self._asked(call, tool)
         judgement = self.state.judge(facts.policy, call.call_id, request, moment)
         return judgement.decision, judgement.arguments
+
+    def _asked(self, call: ToolCall, tool: Tool) -> Request:
+        facts = self.facts
+        who: _Who = {"principal": facts.principal, "mode": facts.mode}
+        if tool.target == "resource":
+            return Request.of_resource(tool.server, tool.upstream, **who)
+        if tool.target == "prompt":
+            prompt, place = tool.upstream, facts.workspace
+            return Request.of_prompt(tool.server, prompt, call.arguments, workspace=place, **who)
+        return Request(tool.server, tool.upstream, call.arguments, tool.kinds, facts.workspace, **who)
 
     def _decided(self, running: _Running, event: Event, now: float) -> Command:
         if running.decision.effect is Effect.ASK:
@@ -279,7 +307,8 @@ class SessionMachine:
             denial = self._definition_changed(running.tool).of_call(running.call.call_id)
             return self._settle(running, Denied(denial), now)
         running.phase = _Phase.SENT
-        return Send(running.tool.server, running.tool.upstream, running.arguments, dict(running.call.meta))
+        params = running.call.forwarded(running.tool.upstream, running.arguments)
+        return Send(running.tool.server, running.call.method.value, params)
 
     def _returned(self, running: _Running, event: Event, now: float) -> Command:
         assert isinstance(event, Returned)
@@ -350,6 +379,10 @@ class SessionMachine:
             f"the definition of {name} is not the locked one: review it, then run 'sandgate toolpack lock'"
         )
         return self._deny(DecisionCode.DEFINITION_CHANGED, reason)
+
+
+def _named(call: ToolCall) -> Tool | None:
+    return None if call.server is None else offered(call.server, call.target, call.tool)
 
 
 _Step: TypeAlias = Callable[[SessionMachine, _Running, Event, float], Command]

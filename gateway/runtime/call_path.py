@@ -31,6 +31,7 @@ from gateway.errors import LedgerError
 from gateway.loop import Promise
 from gateway.runtime.approvals import Approvals, Prompt
 from gateway.runtime.clock import Clock
+from gateway.runtime.peer import ClientPeer, Veiled
 from gateway.runtime.sessions import Session
 from gateway.runtime.upstream import Upstream, UpstreamFailure
 
@@ -66,6 +67,7 @@ class CallPath:
         records: Records,
         approvals: Approvals,
         prompt: Prompt | None,
+        peer: ClientPeer | None,
         clock: Clock,
         told: Told,
     ) -> None:
@@ -74,6 +76,7 @@ class CallPath:
         self._records = records
         self._approvals = approvals
         self._prompt = prompt
+        self._peer = peer and Veiled(peer, self._shown)
         self._clock = clock
         self._told = told
         self._started = clock.monotonic()
@@ -123,8 +126,8 @@ class CallPath:
                 return await self._approvals.seek(request, self._prompt)
             case Acquire(server):
                 return await _attempt(self._acquire(server))
-            case Send(_, tool, arguments, meta):
-                return await _attempt(self._send(tool, arguments, meta))
+            case Send(_, method, params):
+                return await _attempt(self._send(method, params))
             case Answer():
                 raise RuntimeError("an answer is given, not carried out")
 
@@ -140,12 +143,15 @@ class CallPath:
         self._upstream = await self._session.lease.server(server)
         return Acquired(self._upstream.sandbox.id)
 
-    async def _send(self, tool: str, arguments: JsonObject, meta: JsonObject) -> Event:
+    def _shown(self, said: JsonObject) -> JsonObject:
+        return self._session.machine.told(self._call.call_id, said)
+
+    async def _send(self, method: str, params: JsonObject) -> Event:
         # The very server that was acquired and compared with the lock, never a later one.
         assert self._upstream is not None
         sent = self._clock.monotonic()
         try:
-            return Returned(await self._upstream.call(tool, arguments, meta))
+            return Returned(await self._upstream.request(method, params, self._peer))
         finally:
             self._at_server = self._clock.monotonic() - sent
 

@@ -17,6 +17,7 @@ from gateway.core.policy import CompiledPolicy
 from gateway.core.policy.limits import Counters
 from gateway.core.session import Mode, SessionFacts, SessionMachine
 from gateway.errors import ClientError, ShuttingDown, UnknownSession
+from gateway.runtime.announcements import Announcements
 from gateway.runtime.approvals import Approvals, Prompt
 from gateway.runtime.call_path import CallPath
 from gateway.runtime.clock import Clock
@@ -26,10 +27,12 @@ from gateway.runtime.leases import Lease
 from gateway.runtime.ledger import Ledger
 from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack
+from gateway.runtime.peer import NOBODY, ClientFacts, ClientPeer
 from gateway.runtime.pool_shelf import PoolSettings
 from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_pack
 from gateway.runtime.sessions import Session, SessionTable, named_session_id, new_session_id
 from gateway.runtime.tally import CallTally, CommitTally
+from gateway.runtime.upstream import Announced
 from gateway.sandbox.contract import SandboxDriver, Snapshot
 from gateway.sandbox.egress import EgressGate, EgressSettings
 
@@ -69,6 +72,7 @@ class _LeaseTerms:
     env: Mapping[str, str]
     restarts: bool | None
     prompt: str
+    client: ClientFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,21 +185,22 @@ class Gateway:
         env: Mapping[str, str] | None = None,
         restarts: bool | None = None,
         prompt: str = "",
+        client: ClientFacts = NOBODY,
     ) -> Session:
         """Open a session with a pristine workspace; its servers start at their first call.
 
         `workspace_seed` overrides the pack's and `snapshot` both, `env` is added to every server's
         environment, `restarts` says whether a server that died is replaced at the next call (by default
         in deployment), `prompt` is the task the session is for: a policy may trust values that appear in
-        it. Raises
-        `TooManySessions`, `ShuttingDown`, `ClientError` (unknown pack) or `SandboxError`.
+        it, `client` what its servers are told of who they work for. Raises `TooManySessions`,
+        `ShuttingDown`, `ClientError` (unknown pack) or `SandboxError`.
         """
         if self._draining:
             raise ShuttingDown
         served = self._pack(pack)
         self._sessions.reserve(principal)
         try:
-            lease_terms = _LeaseTerms(workspace_seed, snapshot, env or {}, restarts, prompt)
+            lease_terms = _LeaseTerms(workspace_seed, snapshot, env or {}, restarts, prompt, client)
             session = await self._open(served, principal, session_id or new_session_id(), lease_terms)
             try:
                 self._sessions.add(session)
@@ -210,7 +215,9 @@ class Gateway:
         """Return a live session of this principal; raises `UnknownSession`."""
         return self._sessions.find(pack, session_id, principal)
 
-    async def named_session(self, pack: str, principal: Principal, name: str | None) -> Session:
+    async def named_session(
+        self, pack: str, principal: Principal, name: str | None, client: ClientFacts = NOBODY
+    ) -> Session:
         """Return the principal's session of that name, opened if need be; `None` names its default."""
         session_id = named_session_id(principal, name)
         try:
@@ -218,7 +225,7 @@ class Gateway:
                 try:
                     return self._sessions.find(pack, session_id, principal)
                 except UnknownSession:
-                    return await self.open_session(pack, principal, session_id=session_id)
+                    return await self.open_session(pack, principal, session_id=session_id, client=client)
         finally:
             self._sessions.forget_lock(pack, session_id)
 
@@ -228,14 +235,22 @@ class Gateway:
             return
         session.closed = True
         self._sessions.remove(session)
+        session.announcements.close()
         await session.lease.aclose()
 
     # -- the path of a call
 
-    async def call(self, session: Session, call: ToolCall, prompt: Prompt | None = None) -> Outcome:
-        """Judge, record, run, record, answer: every tool call of every front goes through here.
+    async def call(
+        self,
+        session: Session,
+        call: ToolCall,
+        prompt: Prompt | None = None,
+        peer: ClientPeer | None = None,
+    ) -> Outcome:
+        """Judge, record, run, record, answer: every call of every front goes through here.
 
-        `prompt` puts an approval that the call needs to whoever sits at its client, where a front can.
+        `prompt` puts an approval that the call needs to whoever sits at its client, where a front can;
+        `peer` is that client for what the server asks and tells while the call runs.
         Never raises for anything the call did; raises `ShuttingDown` while draining and
         `UnknownSession` for a closed session. Cancelled, it still records how the call ended.
         """
@@ -252,6 +267,7 @@ class Gateway:
                 records=self._ledger,
                 approvals=self.approvals,
                 prompt=prompt,
+                peer=peer,
                 clock=self.clock,
                 told=self.tally.ended,
             )
@@ -314,18 +330,33 @@ class Gateway:
         terms: _LeaseTerms,
     ) -> Session:
         machine = SessionMachine(self._facts(served, principal, session_id, terms.prompt))
-        lease = await self._lease(served, terms, machine)
-        session = Session(session_id, served, principal, machine, lease, last_used=self.clock.monotonic())
+        announcements = Announcements()
+
+        def announced(method: str, params: JsonObject) -> None:
+            announcements.publish(method, machine.masked(params))
+
+        lease = await self._lease(served, terms, machine, announced)
+        now = self.clock.monotonic()
+        session = Session(session_id, served, principal, machine, lease, now, announcements)
         lease.belongs_to(session.ids)
         return session
 
-    async def _lease(self, served: ServedPack, terms: _LeaseTerms, machine: SessionMachine) -> Lease:
+    async def _lease(
+        self, served: ServedPack, terms: _LeaseTerms, machine: SessionMachine, announced: Announced
+    ) -> Lease:
         """Return a lease nobody has used: warm if there is one, else its servers start when needed."""
         deployed = self.settings.mode == "deployment"
         restarts = deployed if terms.restarts is None else terms.restarts
+        client = served.seen_by(terms.client)
         if terms.snapshot is None:
             warm = self._pool.take(
-                served, terms.seed, terms.env, restarts=restarts, on_listing=machine.listed
+                served,
+                terms.seed,
+                terms.env,
+                restarts=restarts,
+                on_listing=machine.listed,
+                client=client,
+                announced=announced,
             )
             if warm is not None:
                 return warm
@@ -337,6 +368,8 @@ class Gateway:
             restarts=restarts,
             on_listing=machine.listed,
             egress=self._egress.session(served.name),
+            client=client,
+            announced=announced,
         )
 
     def _facts(self, served: ServedPack, principal: Principal, session_id: str, prompt: str) -> SessionFacts:

@@ -1,8 +1,10 @@
 """Warm leases: workspaces whose servers have started and listed their tools, and seen nothing else.
 
 A lease is handed out once, to one session, and never comes back; what is taken is made anew in the
-background. One shelf for each (pack, seed, environment); its depth grows with demand and shrinks
-when nobody comes. The pool is only ever faster than a cold start: whoever finds nothing starts cold.
+background. One shelf for each (pack, seed, environment, client); its depth grows with demand and
+shrinks when nobody comes. A server is told its client's capabilities when it is initialised, so a
+lease is handed only to a client that declares exactly those it was started with. The pool is only
+ever faster than a cold start: whoever finds nothing starts cold.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gateway.core.json_types import JsonObject
+from gateway.core.strict_json import canonical
 from gateway.errors import SandboxError
 from gateway.runtime.egress import EgressDesk
 from gateway.runtime.leases import Lease
+from gateway.runtime.peer import NOBODY, ClientFacts
 from gateway.runtime.pool_shelf import PoolSettings, ReadyLease, Shelf
 from gateway.runtime.served_pack import ServedPack
-from gateway.runtime.upstream import UpstreamFailure
+from gateway.runtime.upstream import Announced, UpstreamFailure
 from gateway.sandbox.contract import SandboxDriver
 
 __all__ = ["LeasePool"]
@@ -57,7 +61,7 @@ class LeasePool:
         self._closed = False
         if settings.maximum:
             for served in packs:
-                self._shelf(served, None, {}, min(settings.minimum, settings.maximum))
+                self._shelf(served, None, {}, NOBODY, min(settings.minimum, settings.maximum))
 
     @property
     def ready(self) -> int:
@@ -79,6 +83,8 @@ class LeasePool:
         *,
         restarts: bool,
         on_listing: Callable[[str, list[JsonObject]], None],
+        client: ClientFacts = NOBODY,
+        announced: Announced | None = None,
     ) -> Lease | None:
         """Hand out a lease that no session has used, told to whom it belongs; `None` if there is none.
 
@@ -86,7 +92,7 @@ class LeasePool:
         """
         if self._closed or not self._settings.maximum:
             return None
-        shelf = self._shelf(served, seed, env, 0)
+        shelf = self._shelf(served, seed, env, client, 0)
         self._wake.set()
         now = anyio.current_time()
         self._drop_spoilt(shelf, now)
@@ -95,7 +101,7 @@ class LeasePool:
             return None
         found = shelf.ready.popleft()
         shelf.found(now)
-        found.lease.hand_over(restarts=restarts, on_listing=on_listing)
+        found.lease.hand_over(restarts=restarts, on_listing=on_listing, announced=announced)
         for server, definitions in found.listings.items():
             on_listing(server, definitions)
         return found.lease
@@ -132,10 +138,13 @@ class LeasePool:
 
     # -- shelves
 
-    def _shelf(self, served: ServedPack, seed: Path | None, env: Mapping[str, str], floor: int) -> Shelf:
-        key = (served.name, seed, frozenset(env.items()))
+    def _shelf(
+        self, served: ServedPack, seed: Path | None, env: Mapping[str, str], client: ClientFacts, floor: int
+    ) -> Shelf:
+        key = (served.name, seed, frozenset(env.items()), client.era, canonical(client.capabilities))
         if key not in self._shelves:
-            self._shelves[key] = Shelf(served, seed, dict(env), floor, floor, anyio.current_time())
+            now = anyio.current_time()
+            self._shelves[key] = Shelf(served, seed, dict(env), floor, floor, now, client=client)
             self._forget_longest_unused()
         self._shelves.move_to_end(key)
         return self._shelves[key]
@@ -206,6 +215,7 @@ class LeasePool:
             restarts=False,
             on_listing=listings.__setitem__,
             egress=self._egress.session(shelf.served.name),
+            client=shelf.client,
         )
         try:
             before = None if shelf.checked else await lease.workspace.digest()

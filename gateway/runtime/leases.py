@@ -8,7 +8,7 @@ same workspace; in training the session is over, because its episode is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 from anyio.abc import TaskGroup
@@ -19,7 +19,9 @@ from gateway.core.policy.egress import HostRule
 from gateway.core.records import CallIds
 from gateway.errors import SandboxError
 from gateway.runtime.egress import SessionEgress
-from gateway.runtime.upstream import Upstream, UpstreamFailure, UpstreamSettings
+from gateway.runtime.opening import KnownEras, Offers, WrongEra
+from gateway.runtime.peer import NOBODY, ClientFacts, Era
+from gateway.runtime.upstream import Announced, Upstream, UpstreamFailure, UpstreamSettings
 from gateway.sandbox.contract import Sandbox, SandboxDriver, SandboxSpec, Workspace
 from gateway.sandbox.egress import Door
 
@@ -31,12 +33,16 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 
 @dataclass(frozen=True, slots=True)
 class ServerPlan:
-    """How to run one server: what to isolate, its deadlines, and the hosts it may reach."""
+    """How to run one server: what to isolate, its deadlines, and the hosts it may reach.
+
+    `eras` are what it was found to speak.
+    """
 
     name: str
     spec: SandboxSpec
     settings: UpstreamSettings
     egress: tuple[HostRule, ...] = ()
+    eras: KnownEras = field(default_factory=KnownEras, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,8 @@ class _Refusal:
 class Lease:
     """The live servers of one session. `failed` says why, once one of them died.
 
-    `on_listing` is told what a server lists each time it was (re)started or announced a change.
+    `on_listing` is told what a server lists each time it was (re)started or announced a change,
+    `announced` what a server says that belongs to no call. `client` is who the servers work for.
     """
 
     def __init__(
@@ -64,8 +71,11 @@ class Lease:
         restarts: bool,
         on_listing: Callable[[str, list[JsonObject]], None],
         egress: SessionEgress | None = None,
+        client: ClientFacts = NOBODY,
+        announced: Announced | None = None,
     ) -> None:
         self.workspace = workspace
+        self.client = client
         self.failed: str | None = None
         self._plans = plans
         self._driver = driver
@@ -74,11 +84,13 @@ class Lease:
         self._on_listing = on_listing
         self._egress = egress
         self._doors: dict[str, Door] = {}
+        self._announced = announced
         self._live: dict[str, Upstream] = {}
         self._starting = {name: anyio.Lock() for name in plans}
         self._refusals: dict[str, _Refusal] = {}
         self._beside: list[Sandbox] = []
         self._closed = False
+        self._level: str | None = None
 
     @property
     def untouched(self) -> bool:
@@ -95,10 +107,21 @@ class Lease:
         for name in self._plans:
             await self.server(name)
 
-    def hand_over(self, *, restarts: bool, on_listing: Callable[[str, list[JsonObject]], None]) -> None:
+    def hand_over(
+        self,
+        *,
+        restarts: bool,
+        on_listing: Callable[[str, list[JsonObject]], None],
+        announced: Announced | None = None,
+    ) -> None:
         """Bind a lease that was made ahead to the session it is for."""
         self._restarts = restarts
         self._on_listing = on_listing
+        self._announced = announced
+
+    def offers(self) -> dict[str, Offers]:
+        """Return what each running server said that it offers."""
+        return {name: upstream.offers for name, upstream in self._live.items()}
 
     def belongs_to(self, owner: Callable[[], CallIds]) -> None:
         """Say whose the lease is, for the records of what its servers connect to."""
@@ -121,6 +144,19 @@ class Lease:
             await self.stop_servers()
             raise SandboxError("the session is closed")
         return sandbox
+
+    async def set_level(self, level: str) -> None:
+        """Tell the servers which log messages are wanted, those that start later too."""
+        self._level = level
+        async with anyio.create_task_group() as tasks:
+            for upstream in list(self._live.values()):
+                tasks.start_soon(upstream.set_level, level)
+
+    async def tell(self, method: str, params: JsonObject) -> None:
+        """Pass a notification of the client on to the servers that run."""
+        async with anyio.create_task_group() as tasks:
+            for upstream in list(self._live.values()):
+                tasks.start_soon(upstream.tell, method, params)
 
     async def stop_servers(self) -> None:
         """Kill the servers and what runs beside them, and keep the workspace."""
@@ -147,7 +183,7 @@ class Lease:
         if upstream is None:
             upstream = await self._start(name)
         elif upstream.stale:
-            self._on_listing(name, await upstream.list_tools())
+            self._on_listing(name, await self._tools(upstream))
         return upstream
 
     def _note_death(self, name: str, failure: UpstreamFailure) -> None:
@@ -161,23 +197,45 @@ class Lease:
         self._recall_refusal(name)
         plan = self._plans[name]
         try:
+            upstream = await self._open(name, plan)
+        except UpstreamFailure as failure:
+            raise self._refused(name, failure) from failure
+        self._live[name] = upstream
+        self._refusals.pop(name, None)
+        return upstream
+
+    async def _open(self, name: str, plan: ServerPlan) -> Upstream:
+        """Start the server in the caller's era, or else in the other, each time in a fresh process."""
+        wrong: list[Era] = []
+        failures: list[UpstreamFailure] = []
+        for era in plan.eras.to_try(self.client.era):
+            try:
+                upstream = await self._open_in(name, plan, era)
+            except WrongEra as failure:
+                wrong.append(era)
+                failures.append(failure)
+            else:
+                plan.eras.refused.update(wrong)
+                return upstream
+        raise failures[0]
+
+    async def _open_in(self, name: str, plan: ServerPlan, era: Era) -> Upstream:
+        try:
             sandbox = await self._acquire(plan)
         except SandboxError as error:
-            failure = UpstreamFailure(FailureKind.START_FAILED, f"no sandbox for server {name!r}: {error}")
-            raise self._refused(name, failure) from error
-        upstream = Upstream(name, sandbox, plan.settings)
+            why = f"no sandbox for server {name!r}: {error}"
+            raise UpstreamFailure(FailureKind.START_FAILED, why) from error
+        client = ClientFacts(era, self.client.capabilities)
+        upstream = Upstream(name, sandbox, plan.settings, client, self._heard)
         try:
             await upstream.start(self._tasks)
-            self._on_listing(name, await upstream.list_tools())
-        except UpstreamFailure as failure:
-            await upstream.kill()
-            raise self._refused(name, failure) from None
+            self._on_listing(name, await self._tools(upstream))
+            if self._level is not None:
+                await upstream.set_level(self._level)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await upstream.kill()
             raise
-        self._live[name] = upstream
-        self._refusals.pop(name, None)
         return upstream
 
     async def _acquire(self, plan: ServerPlan) -> Sandbox:
@@ -192,6 +250,14 @@ class Lease:
         door = self._doors.pop(name, None)
         if door is not None:
             await door.aclose()
+
+    async def _tools(self, upstream: Upstream) -> list[JsonObject]:
+        """Return a server's tools; one that says it has none is not asked, so resources alone will do."""
+        return await upstream.list_tools() if upstream.offers.may_list("tools") else []
+
+    def _heard(self, method: str, params: JsonObject) -> None:
+        if self._announced is not None:
+            self._announced(method, params)
 
     def _refused(self, name: str, failure: UpstreamFailure) -> UpstreamFailure:
         last = self._refusals.get(name)

@@ -1,4 +1,4 @@
-"""One shelf of the pool: what is ready for one (pack, seed, environment), and how much should be.
+"""One shelf of the pool: what is ready for one (pack, seed, environment, client), and how much should be.
 
 Starts and ends nothing: it counts. Times are given by the caller, in seconds.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gateway.core.json_types import JsonObject
 from gateway.runtime.leases import Lease
+from gateway.runtime.peer import NOBODY, ClientFacts
 from gateway.runtime.served_pack import ServedPack
 
 __all__ = ["PoolSettings", "ReadyLease", "Shelf"]
@@ -41,7 +42,7 @@ class ReadyLease:
 
 @dataclass(slots=True, eq=False)
 class Shelf:
-    """The ready leases of one (pack, seed, environment); `depth` is how many there should be."""
+    """The ready leases of one (pack, seed, environment, client); `depth` is how many there should be."""
 
     served: ServedPack
     seed: Path | None
@@ -56,6 +57,7 @@ class Shelf:
     unfit: bool = False
     failures: int = 0
     paused_until: float = 0.0
+    client: ClientFacts = NOBODY
 
     @property
     def held(self) -> int:

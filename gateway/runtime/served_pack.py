@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 
@@ -19,8 +20,10 @@ from gateway.core.policy.request import ServerNeeds
 from gateway.errors import SandboxError, UsageError
 from gateway.runtime.egress import EgressDesk
 from gateway.runtime.leases import Lease, ServerPlan
+from gateway.runtime.opening import Offers
 from gateway.runtime.packages import Installer, Program
 from gateway.runtime.packs import Pack, prepare_seed, write_lock
+from gateway.runtime.peer import ClientFacts
 from gateway.runtime.upstream import UpstreamFailure, UpstreamSettings
 from gateway.sandbox.contract import Limits, SandboxDriver, SandboxSpec, Snapshot, WorkspaceSpec
 
@@ -28,6 +31,7 @@ __all__ = [
     "Listings",
     "ServedPack",
     "ServingSettings",
+    "Survey",
     "list_servers",
     "plan_servers",
     "serve_pack",
@@ -36,6 +40,13 @@ __all__ = [
 
 Listings = Mapping[str, list[JsonObject]]
 """Each server's tool definitions as it sent them."""
+
+
+class Survey(NamedTuple):
+    """What a pack's servers offer when they are started: their tools, and what they say of themselves."""
+
+    listings: dict[str, list[JsonObject]]
+    offers: dict[str, Offers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +61,17 @@ class ServingSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServedPack:
-    """A pack that takes calls: the policy in force, its catalog, and how to run its servers."""
+    """A pack that takes calls: the policy in force, its catalog, and how to run its servers.
+
+    `offers` is what each server said of itself when the pack was brought up.
+    """
 
     pack: Pack
     in_force: PolicyInForce
     catalog: Catalog
     plans: Mapping[str, ServerPlan]
     seed: Path | None
+    offers: Mapping[str, Offers] = field(default_factory=dict[str, Offers])
 
     @property
     def name(self) -> str:
@@ -72,6 +87,19 @@ class ServedPack:
     def workspace_path(self) -> str:
         """Where a session's files stand inside its sandboxes."""
         return self.pack.manifest.workspace.path
+
+    def offering(self, *capability: str) -> list[str]:
+        """Return the servers that declare a capability, in the pack's order."""
+        return [name for name in self.plans if name in self.offers and self.offers[name].has(*capability)]
+
+    def prefix_of(self, server: str) -> str:
+        """Return what stands in front of the names of a server's tools and prompts."""
+        return self.pack.manifest.servers[server].prefix or ""
+
+    def seen_by(self, client: ClientFacts) -> ClientFacts:
+        """Return a client as these servers can know it: alike for all that makes no difference to them."""
+        modern = client.era == "modern" and any("modern" not in p.eras.refused for p in self.plans.values())
+        return client if modern else ClientFacts("legacy", client.capabilities)
 
     def workspace_spec(self, seed: Path | None = None, snapshot: Snapshot | None = None) -> WorkspaceSpec:
         """Return what a session's workspace starts as: `snapshot`, else `seed`, else the pack's own."""
@@ -108,7 +136,7 @@ async def serve_pack(
         )
     plans, packages = await plan_servers(pack, policy, installer=installer, settings=settings)
     seed = await prepare_seed(pack, pack.manifest.workspace.seed, installer.cache_dir)
-    listings = await list_servers(pack, plans, driver=driver, seed=seed, egress=egress)
+    listings, offers = await list_servers(pack, plans, driver=driver, seed=seed, egress=egress)
     lock = pack.lock
     if lock is None:
         lock = write_lock(pack, listings, packages)
@@ -116,7 +144,7 @@ async def serve_pack(
     catalog = _catalog(pack, listings, lock)
     for finding in catalog.findings:
         say(f"pack {pack.name!r}: {finding}")
-    return ServedPack(pack, PolicyInForce(policy), catalog, plans, seed)
+    return ServedPack(pack, PolicyInForce(policy), catalog, plans, seed, offers)
 
 
 async def plan_servers(
@@ -182,10 +210,11 @@ async def list_servers(
     driver: SandboxDriver,
     seed: Path | None,
     egress: EgressDesk | None = None,
-) -> dict[str, list[JsonObject]]:
-    """Start each server once in a sandbox of its own and return its tool definitions; raises `UsageError`."""
+) -> Survey:
+    """Start each server once in a sandbox of its own and return what it offers; raises `UsageError`."""
     needs, path = pack.manifest.sandbox, pack.manifest.workspace.path
     listings: dict[str, list[JsonObject]] = {}
+    offers: dict[str, Offers] = {}
     failures: list[str] = []
     workspace = await driver.open_workspace(WorkspaceSpec(path=path, seed=seed, disk=needs.disk))
     async with anyio.create_task_group() as tasks:
@@ -200,11 +229,12 @@ async def list_servers(
         )
         try:
             failures += await _start_all(lease, plans)
+            offers = lease.offers()
         finally:
             await lease.aclose()
     if failures:
         raise UsageError(f"pack {pack.name!r} cannot be served: {'; '.join(failures)}")
-    return {name: listings[name] for name in plans}
+    return Survey({name: listings[name] for name in plans}, offers)
 
 
 async def _start_all(lease: Lease, plans: Mapping[str, ServerPlan]) -> list[str]:

@@ -20,7 +20,9 @@ from gateway.core.json_types import JsonObject
 from gateway.core.records import CallIds
 from gateway.core.session import SessionMachine
 from gateway.errors import TooManySessions, UnknownSession
+from gateway.runtime.announcements import Announcements
 from gateway.runtime.leases import Lease
+from gateway.runtime.offerings import Offerings
 from gateway.sandbox.contract import Workspace
 
 if TYPE_CHECKING:
@@ -48,7 +50,11 @@ def named_session_id(principal: Principal, name: str | None) -> str:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """Identity, policy and servers of one caller. `episode` and `step` go into its records."""
+    """Identity, policy and servers of one caller. `episode` and `step` go into its records.
+
+    `announcements` are what its servers say that belongs to no call, `offerings` their resources and
+    prompts.
+    """
 
     id: str
     pack: ServedPack
@@ -56,10 +62,15 @@ class Session:
     machine: SessionMachine
     lease: Lease
     last_used: float
+    announcements: Announcements = field(default_factory=Announcements)
     episode: str | None = None
     step: int | None = None
     in_flight: int = 0
     closed: bool = False
+    offerings: Offerings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.offerings = Offerings(self)
 
     @property
     def workspace(self) -> Workspace:

@@ -3,114 +3,179 @@
 JSON-RPC by hand, because the bytes of a hostile server must neither kill the reader nor reach a
 caller unchecked: every line passes the strict gate, is capped, and is matched to a call that
 still waits for it. Wrong, double and late answers are counted and dropped. A call is sent once.
+What the server says and asks meanwhile is passed on by `conversing`, if the call has a client for it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from gateway import __version__
 from gateway.core.calls import FailureKind, ServerError
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import JsonLimits, StrictJsonError, dumps, loads
+from gateway.runtime.conversing import Parked, answer_inputs, converse, needs_input, park
+from gateway.runtime.exchange import Ask, Exchange, Note, UpstreamFailure
 from gateway.runtime.framing import Frame, LineFramer, TooLong, answered_id
+from gateway.runtime.listings import Listing, every_page
+from gateway.runtime.opening import (
+    LEGACY_VERSION,
+    Offers,
+    changes_of,
+    discover,
+    envelope,
+    initialize,
+    stream_of,
+    without_stream,
+)
+from gateway.runtime.peer import NOBODY, ClientFacts, ClientPeer
 from gateway.sandbox.contract import Sandbox
 
-__all__ = ["PROTOCOL_VERSION", "Upstream", "UpstreamFailure", "UpstreamSettings"]
+__all__ = ["PROTOCOL_VERSION", "Announced", "Upstream", "UpstreamFailure", "UpstreamSettings"]
 
-PROTOCOL_VERSION = "2025-11-25"
-_ACCEPTED_VERSIONS = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"})
-_MAX_PAGES = 100
-_MAX_TOOLS = 2_000
-_MAX_LISTING = 8_000_000
-_METHOD_NOT_FOUND = -32601
+PROTOCOL_VERSION = LEGACY_VERSION
+_MOST_ROUNDS = 8
+_MOST_PARKED = 16
+_MOST_FOLLOWED = 256
+_METHOD_NOT_FOUND, _INVALID_PARAMS = -32601, -32602
+_CHANGES = frozenset(
+    {
+        "notifications/tools/list_changed",
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/resources/updated",
+    }
+)
 
 logger = logging.getLogger(__name__)
 
-
-class UpstreamFailure(Exception):
-    """A request brought no result; `kind` says why. It may have run."""
-
-    def __init__(self, kind: FailureKind, message: str, error: ServerError | None = None) -> None:
-        super().__init__(message)
-        self.kind, self.message, self.error = kind, message, error
+Announced = Callable[[str, JsonObject], None]
+"""Is told at once what a server says that belongs to no call: a notification's method and parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """Deadlines in seconds, sizes in bytes."""
+    """Deadlines in seconds, sizes in bytes. `client_timeout` is for what a server asks of the client."""
 
     startup_timeout: float = 20.0
     call_timeout: float = 30.0
     max_result: int = 10_000_000
+    client_timeout: float = 300.0
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """One request that waits for its answer: exactly one of `message` and `failure` once `done`."""
-
-    done: anyio.Event = field(default_factory=anyio.Event)
-    message: JsonObject | None = None
-    failure: UpstreamFailure | None = None
-
-    def answer(self, message: JsonObject) -> None:
-        self.message = message
-        self.done.set()
-
-    def fail(self, failure: UpstreamFailure) -> None:
-        self.failure = failure
-        self.done.set()
+def _nothing(method: str, params: JsonObject) -> None:
+    return None
 
 
 class Upstream:
     """A conversation with one tool server. `start` it in a task group; `kill` ends server and reader.
 
     `stale` is true after the server announced that its tools changed, until `list_tools` is called.
+    `client` is what the server is told of who it works for; `offers`, once started, what it said of
+    itself.
     """
 
-    def __init__(self, name: str, sandbox: Sandbox, settings: UpstreamSettings) -> None:
+    def __init__(
+        self,
+        name: str,
+        sandbox: Sandbox,
+        settings: UpstreamSettings,
+        client: ClientFacts = NOBODY,
+        announced: Announced = _nothing,
+    ) -> None:
         self.name = name
         self.sandbox = sandbox
+        self.client = client
+        self.offers = Offers(client.era, "")
+        self.announced = announced
         self.stale = False
         self.ended: UpstreamFailure | None = None
         self.odd_frames = 0
         self._settings = settings
         self._framer = LineFramer(settings.max_result)
         self._limits = JsonLimits(max_bytes=settings.max_result)
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, Exchange] = {}
+        self._parked: dict[str, Parked] = {}
+        self._followed: dict[str, int] = {}
         self._next_id = 1
         self._writing = anyio.Lock()
         self._reading = anyio.CancelScope()
 
     async def start(self, tasks: TaskGroup) -> None:
-        """Start the reader in `tasks` and initialize the server; raises `UpstreamFailure` (start_failed)."""
+        """Start the reader in `tasks` and open the conversation; raises `UpstreamFailure` (start_failed).
+
+        `WrongEra`, where the server's process may know the other era only.
+        """
         await tasks.start(self._read)
         try:
-            await self._handshake()
+            self.offers = await self._open()
         except UpstreamFailure as failure:
             message = f"server {self.name!r} did not start: {failure.message}"
-            raise UpstreamFailure(FailureKind.START_FAILED, message) from failure
+            raise type(failure)(FailureKind.START_FAILED, message) from failure
 
     async def list_tools(self) -> list[JsonObject]:
         """Return the server's tool definitions as it sent them, over all pages; raises `UpstreamFailure`."""
         self.stale = False  # before asking: a change announced meanwhile counts
         try:
-            return await self._pages()
+            return await self.list_all(Listing.TOOLS)
         except BaseException:
             self.stale = True
             raise
+
+    async def list_all(self, what: Listing) -> list[JsonObject]:
+        """Return what the server lists of a kind, as it sent it, over all pages; raises `UpstreamFailure`."""
+
+        async def page(params: JsonObject) -> JsonObject:
+            return await self.request(what.method, params, seconds=self._settings.startup_timeout)
+
+        return await every_page(self.name, what, page)
 
     async def call(self, tool: str, arguments: JsonObject, meta: Mapping[str, JsonValue]) -> JsonObject:
         """Call a tool once and return its result object; raises `UpstreamFailure`."""
         params: JsonObject = {"name": tool, "arguments": arguments}
         if meta:
             params["_meta"] = dict(meta)
-        return await self._request("tools/call", params, self._settings.call_timeout)
+        return await self.request("tools/call", params)
+
+    async def request(
+        self, method: str, params: JsonObject, peer: ClientPeer | None = None, seconds: float | None = None
+    ) -> JsonObject:
+        """Send a request once and return its result object; raises `UpstreamFailure`.
+
+        `peer` is the client that the server may ask and tell meanwhile.
+        """
+        seconds = seconds or self._settings.call_timeout
+        if self.offers.era == "legacy" and params.get("requestState") is not None:
+            return await self._resume(method, params, peer, seconds)
+        if self.offers.era == "modern" and method in ("resources/subscribe", "resources/unsubscribe"):
+            return await self._follow(str(params.get("uri")), method == "resources/subscribe")
+        result = await self._exchange(method, params, peer, seconds)
+        rounds = 0
+        while self.offers.era == "modern" and needs_input(result) and not (peer and peer.defers):
+            rounds += 1
+            if peer is None or rounds > _MOST_ROUNDS:
+                said = "asks for input that this caller cannot give"
+                raise UpstreamFailure(FailureKind.PROTOCOL, f"server {self.name!r} {said}")
+            more = await answer_inputs(peer, result, self._settings.client_timeout)
+            result = await self._exchange(method, {**params, **more}, peer, seconds)
+        return result
+
+    async def set_level(self, level: str) -> None:
+        """Say which log messages are wanted, where the server logs; one that will not listen logs on."""
+        if self.offers.era == "legacy" and self.offers.has("logging"):
+            try:
+                await self.request("logging/setLevel", {"level": level})
+            except UpstreamFailure as failure:
+                logger.warning("server %r does not take a log level: %s", self.name, failure)
+
+    async def tell(self, method: str, params: JsonObject) -> None:
+        """Pass on what the client says that is no request; bounded, for the server may not read."""
+        with anyio.move_on_after(5):
+            await self._send({"jsonrpc": "2.0", "method": method, "params": params})
 
     async def kill(self) -> None:
         """End the server; everything that waits fails with `cancelled`. Idempotent."""
@@ -119,63 +184,121 @@ class Upstream:
 
     # -- requests
 
-    async def _pages(self) -> list[JsonObject]:
-        definitions: list[JsonObject] = []
-        params: JsonObject = {}
-        size = 0
-        for _ in range(_MAX_PAGES):
-            page = await self._request("tools/list", params, self._settings.startup_timeout)
-            tools = page.get("tools")
-            definitions += (
-                [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
-            )
-            size += len(dumps(tools))
-            cursor = page.get("nextCursor")
-            if size > _MAX_LISTING or len(definitions) > _MAX_TOOLS:
-                break
-            if not isinstance(cursor, str):
-                return definitions
-            params = {"cursor": cursor}
-        limits = f"{_MAX_PAGES} pages, {_MAX_TOOLS} tools or {_MAX_LISTING} bytes"
-        raise UpstreamFailure(FailureKind.PROTOCOL, f"server {self.name!r} lists more than {limits}")
+    async def _open(self) -> Offers:
+        async def ask(method: str, params: JsonObject) -> JsonObject:
+            return await self._exchange(method, params, None, self._settings.startup_timeout)
 
-    async def _handshake(self) -> None:
-        params: JsonObject = {
-            "protocolVersion": PROTOCOL_VERSION,
-            "capabilities": {},
-            "clientInfo": {"name": "sandgate", "version": __version__},
-        }
-        result = await self._request("initialize", params, self._settings.startup_timeout)
-        version = result.get("protocolVersion")
-        if version not in _ACCEPTED_VERSIONS:
-            raise UpstreamFailure(
-                FailureKind.PROTOCOL, f"it speaks the unknown protocol version {str(version)[:32]!r}"
-            )
+        if self.client.era == "modern":
+            offers = await discover(ask)
+            if changes := changes_of(offers):
+                await self._send(self._listen(changes))
+            return offers
+        offers = await initialize(ask, self.client)
         await self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        return offers
 
-    async def _request(self, method: str, params: JsonObject, seconds: float) -> JsonObject:
+    def _listen(self, notifications: JsonObject) -> JsonObject:
+        """Return a request whose answer is a stream of notifications; nobody waits for its end."""
+        request_id, self._next_id = self._next_id, self._next_id + 1
+        params = envelope({"notifications": notifications}, None)
+        return {"jsonrpc": "2.0", "id": request_id, "method": "subscriptions/listen", "params": params}
+
+    async def _follow(self, uri: str, wanted: bool) -> JsonObject:
+        """Begin or end to follow one resource, where servers have no requests for that: by its stream."""
+        if not wanted:
+            request_id = self._followed.pop(uri, None)
+            if request_id is not None:
+                await self._give_up(request_id, "nobody follows it any more")
+        elif uri not in self._followed and len(self._followed) < _MOST_FOLLOWED:
+            message = self._listen({"resourceSubscriptions": [uri]})
+            request_id = message["id"]
+            assert isinstance(request_id, int)
+            exchange = self._waiting[request_id] = Exchange(request_id)
+            await self._finish(exchange, "subscriptions/listen", self._settings.call_timeout, message)
+            self._followed[uri] = request_id
+        return {}
+
+    async def _exchange(
+        self, method: str, params: JsonObject, peer: ClientPeer | None, seconds: float
+    ) -> JsonObject:
         if self.ended is not None:
             raise self.ended
         request_id, self._next_id = self._next_id, self._next_id + 1
-        waiting = self._waiting[request_id] = _Waiting()
+        exchange = self._waiting[request_id] = Exchange(request_id, peer)
+        if self.offers.era == "modern":
+            params = envelope(params, peer)
+        if peer is not None and peer.progress_token is not None:
+            meta = params.get("_meta")
+            own = {**(meta if isinstance(meta, dict) else {}), "progressToken": request_id}
+            params = {**params, "_meta": own}
+        message: JsonObject = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+        return await self._finish(exchange, method, seconds, message)
+
+    async def _finish(
+        self, exchange: Exchange, method: str, seconds: float, *messages: JsonObject
+    ) -> JsonObject:
+        """Send what begins or resumes an exchange; wait for its result, or for what it asks of a client."""
+        parked: Parked | None = None
         try:
-            with anyio.move_on_after(seconds):
-                await self._send({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
-                await waiting.done.wait()
+            with anyio.move_on_after(seconds) as deadline:
+                for message in messages:
+                    await self._send(message)
+                while parked is None and (exchange.said or not exchange.settled):
+                    await exchange.wait()
+                    if exchange.said:
+                        parked = await self._pass_on(exchange, deadline)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await self._give_up(request_id, "the caller left")
+                await self._give_up(exchange.request_id, "the caller left")
             raise
         finally:
-            self._waiting.pop(request_id, None)
-        if waiting.failure is not None:
-            raise waiting.failure
-        if waiting.message is None:
-            await self._give_up(request_id, "deadline passed")
-            raise UpstreamFailure(
-                FailureKind.TIMEOUT, f"server {self.name!r} did not answer {method} within {seconds:g} s"
-            )
-        return self._result(waiting.message)
+            if parked is None or exchange.settled:
+                self._waiting.pop(exchange.request_id, None)
+        if exchange.failure is not None:
+            raise exchange.failure
+        if exchange.message is not None:
+            return self._result(exchange.message)
+        if parked is not None:
+            return await self._keep(parked)
+        await self._give_up(exchange.request_id, "deadline passed")
+        raise UpstreamFailure(
+            FailureKind.TIMEOUT, f"server {self.name!r} did not answer {method} within {seconds:g} s"
+        )
+
+    async def _pass_on(self, exchange: Exchange, deadline: anyio.CancelScope) -> Parked | None:
+        """Pass on what was said; return the questions that have to wait for another call."""
+        await converse(exchange, self._send, deadline, self._settings.client_timeout)
+        if exchange.settled:
+            exchange.said.clear()  # a question whose call is over
+            return None
+        return await park(exchange, self._send, self._settings.client_timeout) if exchange.said else None
+
+    async def _keep(self, parked: Parked) -> JsonObject:
+        """Hold a suspended request for the call that brings the answers; the oldest makes room."""
+        now = anyio.current_time()
+        for token, other in list(self._parked.items()):
+            if other.until < now or len(self._parked) >= _MOST_PARKED:
+                del self._parked[token]
+                self._waiting.pop(other.exchange.request_id, None)
+                await self._give_up(other.exchange.request_id, "nobody answered")
+        self._parked[parked.token] = parked
+        return parked.result()
+
+    async def _resume(
+        self, method: str, params: JsonObject, peer: ClientPeer | None, seconds: float
+    ) -> JsonObject:
+        """Go on with a suspended request: bring the answers that these parameters carry."""
+        token = params.get("requestState")
+        parked = self._parked.get(token) if isinstance(token, str) else None
+        if parked is None or self.ended is not None:
+            error = ServerError(_INVALID_PARAMS, "requestState is unknown or over: make the call anew")
+            raise UpstreamFailure(FailureKind.SERVER_ERROR, error.message, error)
+        answers = parked.answers(params)
+        if answers is None:
+            return parked.result()
+        del self._parked[parked.token]
+        parked.exchange.peer = peer
+        return await self._finish(parked.exchange, method, seconds, *answers)
 
     async def _give_up(self, request_id: int, reason: str) -> None:
         """Tell the server that nobody waits any more; bounded, for it may not read either."""
@@ -246,7 +369,7 @@ class Upstream:
             self.ended = failure
             self._reading.cancel()
         for waiting in self._waiting.values():
-            if not waiting.done.is_set():
+            if not waiting.settled:
                 waiting.fail(self.ended)
 
     async def _take(self, frame: Frame) -> None:
@@ -263,14 +386,14 @@ class Upstream:
         if not isinstance(message, dict):
             self.odd_frames += 1
         elif "method" in message:
-            await self._asked(message)
+            await self._said(message)
         else:
             self._answered(message)
 
     def _answered(self, message: JsonObject) -> None:
         request_id = message.get("id")
         waiting = self._waiting.get(request_id) if type(request_id) is int else None
-        if waiting is None or waiting.done.is_set():
+        if waiting is None or waiting.settled:
             self.odd_frames += 1
             return
         waiting.answer(message)
@@ -279,23 +402,78 @@ class Upstream:
         """Fail the one call that a refused frame answered, where it names one; else it was noise."""
         self.odd_frames += 1
         waiting = self._waiting.get(request_id) if request_id is not None else None
-        if waiting is not None and not waiting.done.is_set():
+        if waiting is not None and not waiting.settled:
             waiting.fail(UpstreamFailure(kind, f"server {self.name!r} {said}"))
 
-    async def _asked(self, message: JsonObject) -> None:
-        """Answer what the server asks of its client: pings; nothing else was offered to it."""
-        method, request_id = message.get("method"), message.get("id")
-        if method == "notifications/tools/list_changed":
-            self.stale = True
-        if not isinstance(request_id, int | str) or isinstance(request_id, bool):
-            return
-        answer: JsonObject = {"jsonrpc": "2.0", "id": request_id}
-        if method == "ping":
-            answer["result"] = {}
+    # -- what the server says of its own accord
+
+    async def _said(self, message: JsonObject) -> None:
+        method, params, request_id = message.get("method"), message.get("params"), message.get("id")
+        params = params if isinstance(params, dict) else {}
+        if not isinstance(method, str):
+            self.odd_frames += 1
+        elif isinstance(request_id, int | str) and not isinstance(request_id, bool):
+            await self._asked(request_id, method, params)
         else:
-            answer["error"] = {"code": _METHOD_NOT_FOUND, "message": "not offered by this client"}
+            self._told(method, params)
+
+    async def _asked(self, request_id: int | str, method: str, params: JsonObject) -> None:
+        """Put a question to the client of the call in flight; nobody to ask, and it is refused."""
+        if method == "ping":
+            answer: JsonObject = {"jsonrpc": "2.0", "id": request_id, "result": {}}
+        else:
+            exchange = self._latest()
+            if exchange is not None and exchange.say(Ask(request_id, method, params)):
+                return
+            error: JsonObject = {"code": _METHOD_NOT_FOUND, "message": "not offered by this client"}
+            answer = {"jsonrpc": "2.0", "id": request_id, "error": error}
         with anyio.move_on_after(5):
             await self._send(answer)
+
+    def _told(self, method: str, params: JsonObject) -> None:
+        if method == "notifications/tools/list_changed":
+            self.stale = True
+        if method == "notifications/cancelled":
+            self._withdrawn(params.get("requestId"))
+        elif method == "notifications/progress":
+            self._progressed(params)
+        elif method in _CHANGES:
+            self.announced(method, without_stream(params))
+        elif method == "notifications/subscriptions/acknowledged":
+            self._acknowledged(stream_of(params))
+        else:
+            exchange = self._latest()
+            if exchange is None or not exchange.say(Note(method, params)):
+                self.announced(method, params)
+
+    def _latest(self) -> Exchange | None:
+        """Return the call that a server most likely speaks of: the last begun that has a client.
+
+        A server over pipes does not say which call it speaks of; all of them are of one session.
+        """
+        for exchange in reversed(self._waiting.values()):
+            if exchange.peer is not None and not exchange.settled:
+                return exchange
+        return None
+
+    def _progressed(self, params: JsonObject) -> None:
+        token = params.get("progressToken")
+        exchange = self._waiting.get(token) if type(token) is int else None
+        if exchange is None or exchange.peer is None:
+            self.odd_frames += 1
+            return
+        own = {**params, "progressToken": exchange.peer.progress_token}
+        exchange.say(Note("notifications/progress", own))
+
+    def _acknowledged(self, request_id: JsonValue) -> None:
+        """A stream of notifications is open: that is all its request waited for."""
+        exchange = self._waiting.get(request_id) if type(request_id) is int else None
+        if exchange is not None and not exchange.settled:
+            exchange.answer({"result": {}})
+
+    def _withdrawn(self, request_id: JsonValue) -> None:
+        if not any(exchange.withdraw(request_id) for exchange in self._waiting.values()):
+            self.odd_frames += 1
 
 
 def _server_error(error: JsonObject) -> tuple[str, ServerError]:

@@ -86,7 +86,7 @@ def test_an_allowed_call_is_recorded_sent_recorded_and_answered() -> None:
     assert isinstance(decision, Record)
     assert decision.body["event"] == "decision"
     assert acquire == Acquire("fs")
-    assert send == Send("fs", "read", {"path": "/workspace/b"}, {})
+    assert send == Send("fs", "tools/call", {"name": "read", "arguments": {"path": "/workspace/b"}})
     assert isinstance(outcome, Record)
     assert (outcome.body["event"], outcome.body["sandbox"]) == ("outcome", "sb1")
     assert isinstance(answer, Answer)

@@ -93,7 +93,10 @@ def test_an_approved_call_has_two_decisions_and_one_outcome_on_record_and_runs()
     assert isinstance(seek, SeekApproval)
     assert decided(approved) == ("allow", "approved", "push")
     assert "'lead' as appr_1" in approved.body["decision"]["reason"]
-    assert (acquire, send) == (Acquire("git"), Send("git", "push", {"branch": "agent/x"}, {}))
+    assert (acquire, send) == (
+        Acquire("git"),
+        Send("git", "tools/call", {"name": "push", "arguments": {"branch": "agent/x"}}),
+    )
     assert outcome.body["event"] == "outcome"
     assert isinstance(answer, Answer)
     assert isinstance(answer.outcome, Answered)

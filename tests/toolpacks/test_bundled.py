@@ -65,7 +65,7 @@ async def test_servers_list_the_locked_tools_and_take_the_arguments_that_have_a_
     plans, packages = await plan_servers(pack, installer=installer, settings=ServingSettings())
     seed = await prepare_seed(pack, pack.manifest.workspace.seed, tmp_path)
     async with bubblewrap(tmp_path) as driver:
-        listings = await list_servers(pack, plans, driver=driver, seed=seed)
+        listings, _ = await list_servers(pack, plans, driver=driver, seed=seed)
     for server, spec in pack.manifest.servers.items():
         assert compare(pack.lock, server, listings[server]) == ToolChanges()
         assert pack.lock is not None

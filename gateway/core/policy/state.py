@@ -86,6 +86,13 @@ class PolicyState:
             self.seen.keep(sources, result)
         return result
 
+    def cleaned(self, call_id: str, value: JsonObject) -> JsonObject:
+        """Return what a server says while its call runs as it may be seen; its labels count from here on."""
+        self.answered_in_part(call_id)
+        opened = self._open.get(call_id)
+        rules = opened and opened.policy.results_of(opened.request)
+        return rules.cleaned(value) if rules else value
+
     def failed(self, call_id: str, message: str, error: ServerError | None) -> tuple[str, ServerError | None]:
         """Return what may be seen of a failure, cleaned as a result is."""
         opened = self._open.get(call_id)

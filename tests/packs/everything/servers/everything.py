@@ -98,9 +98,7 @@ CONTENT: dict[str, list[types.ContentBlock]] = {
         IMAGE,
         embedded("test://mixed-content-resource", "application/json", '{"test":"data","value":123}'),
     ],
-    "test_error_handling": [
-        types.TextContent(text="This tool intentionally returns an error for testing"),
-    ],
+    "test_error_handling": [types.TextContent(text="This tool intentionally returns an error for testing")],
 }
 """Tools that return the same each time."""
 
@@ -277,8 +275,8 @@ async def test_list_roots(ctx: Context, params: Params) -> Result:
 @tool()
 async def test_client_capabilities(ctx: Context, params: Params) -> Result:
     """Say what the client declared that it can do."""
-    declared = ctx.session.client_capabilities
-    return text(json.dumps(declared.model_dump(by_alias=True, exclude_none=True) if declared else None))
+    declared = ctx.session.client_capabilities or types.ClientCapabilities()
+    return text(declared.model_dump_json(by_alias=True, exclude_none=True))
 
 
 # -- asking the client, without sessions -----------------------------------------------------------
@@ -447,10 +445,9 @@ def contents(uri: str) -> types.TextResourceContents | types.BlobResourceContent
         return types.BlobResourceContents(uri=uri, mime_type="image/png", blob=PNG)
     if uri in ("test://static-text", "test://watched-resource"):
         return types.TextResourceContents(uri=uri, mime_type="text/plain", text=f"The content of {uri}.")
-    head, tail = "test://template/", "/data"
-    if uri.startswith(head) and uri.endswith(tail):
-        name = uri.removeprefix(head).removesuffix(tail)
-        value = {"id": name, "templateTest": True, "data": f"Data for ID: {name}"}
+    head, _, tail = uri.removeprefix("test://template/").partition("/")
+    if uri.startswith("test://template/") and tail == "data":
+        value = {"id": head, "templateTest": True, "data": f"Data for ID: {head}"}
         return types.TextResourceContents(uri=uri, mime_type="application/json", text=json.dumps(value))
     return None
 

@@ -1,0 +1,113 @@
+"""One request to a tool server while it runs: what the server says meanwhile, and how it ends.
+
+Filled by the reader of the server's output, which never waits for anybody; emptied by the task
+whose request it is. What a server may say in one call is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import anyio
+
+from gateway.core.calls import FailureKind, ServerError
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.runtime.peer import ClientPeer
+
+__all__ = ["Ask", "Exchange", "Note", "UpstreamFailure"]
+
+_MOST_SAID = 1_000
+"""Notifications and questions of one call that wait to be passed on."""
+
+
+class UpstreamFailure(Exception):
+    """A request brought no result; `kind` says why. It may have run."""
+
+    def __init__(self, kind: FailureKind, message: str, error: ServerError | None = None) -> None:
+        super().__init__(message)
+        self.kind, self.message, self.error = kind, message, error
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A notification for the call's client."""
+
+    method: str
+    params: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question to the call's client; `id` is the server's."""
+
+    id: int | str
+    method: str
+    params: JsonObject
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """A request in flight: it ends with exactly one of `message` and `failure`.
+
+    `woken` is set when it ended and when something was said; `asking` are the questions that the client
+    has; `dropped` counts what was too much.
+    """
+
+    request_id: int
+    peer: ClientPeer | None = None
+    message: JsonObject | None = None
+    failure: UpstreamFailure | None = None
+    said: deque[Note | Ask] = field(default_factory=deque[Note | Ask])
+    asking: dict[int | str, anyio.CancelScope] = field(default_factory=dict[int | str, anyio.CancelScope])
+    woken: anyio.Event = field(default_factory=anyio.Event)
+    dropped: int = 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether it ended."""
+        return self.message is not None or self.failure is not None
+
+    def answer(self, message: JsonObject) -> None:
+        """End it with the server's answer."""
+        self.message = message
+        self.woken.set()
+
+    def fail(self, failure: UpstreamFailure) -> None:
+        """End it without one."""
+        self.failure = failure
+        self.woken.set()
+
+    def say(self, said: Note | Ask) -> bool:
+        """Take what the server says; `False` if nobody listens or it was too much."""
+        if self.peer is None or self.settled or len(self.said) >= _MOST_SAID:
+            self.dropped += 1
+            return False
+        self.said.append(said)
+        self.woken.set()
+        return True
+
+    def withdraw(self, ask_id: JsonValue) -> bool:
+        """Forget a question that the server no longer asks; `False` if it is not one of this call."""
+        for said in self.said:
+            if isinstance(said, Ask) and said.id == ask_id:
+                self.said.remove(said)
+                return True
+        scope = self.asking.get(ask_id) if isinstance(ask_id, int | str) else None
+        if scope is not None:
+            scope.cancel()
+        return scope is not None
+
+    def take_asks(self) -> list[Ask]:
+        """Take the questions that wait to be passed on."""
+        asks = [said for said in self.said if isinstance(said, Ask)]
+        for ask in asks:
+            self.said.remove(ask)
+        return asks
+
+    async def wait(self) -> None:
+        """Return once it ended or something was said."""
+        if not self.settled and not self.said:
+            if self.woken.is_set():
+                self.woken = anyio.Event()
+            await self.woken.wait()

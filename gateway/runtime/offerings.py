@@ -1,0 +1,146 @@
+"""What a session's servers offer beside tools: resources, templates and prompts, listed live.
+
+All servers are asked at once and each has a deadline of its own, so that one which is slow, broken
+or hostile delays and hides nothing of the others. What is shown is what the policy could grant.
+Whose a resource or prompt is follows one rule: the first server, in the order of the manifest, that
+lists it, else the first whose template makes it; a pack's only candidate is asked in any case.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+
+from gateway.core.calls import Target
+from gateway.core.json_types import JsonObject
+from gateway.core.screening import screen
+from gateway.core.templates import made_by
+from gateway.runtime.listings import Listing
+from gateway.runtime.upstream import UpstreamFailure
+
+if TYPE_CHECKING:
+    from gateway.runtime.sessions import Session
+
+__all__ = ["Offered", "Offerings"]
+
+logger = logging.getLogger(__name__)
+
+_LISTING_SECONDS = 10.0
+_CAPABILITY = {
+    Listing.PROMPTS: "prompts",
+    Listing.RESOURCES: "resources",
+    Listing.TEMPLATES: "resources",
+}
+_OPTIONAL = Listing.TEMPLATES
+_METHOD_NOT_FOUND = -32601
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What all servers of a session list of a kind, by server; `failed` are those that did not answer."""
+
+    items: Mapping[str, list[JsonObject]]
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Offerings:
+    """The listings of one session. The last one is remembered to tell whose a name is."""
+
+    session: Session
+    _last: dict[Listing, Offered] = field(default_factory=dict[Listing, Offered])
+
+    async def list(self, what: Listing) -> Offered:
+        """Ask every server that has any, all at once, and return what the policy shows of it."""
+        found: dict[str, list[JsonObject]] = {}
+        failed: set[str] = set()
+        servers = self.session.pack.offering(_CAPABILITY[what])
+
+        async def ask(server: str) -> None:
+            try:
+                with anyio.fail_after(_LISTING_SECONDS):
+                    found[server] = await self._ask(server, what)
+            except (UpstreamFailure, TimeoutError) as failure:
+                failed.add(server)
+                logger.warning("%s of server %r are not listed: %s", what.key, server, failure)
+
+        async with anyio.create_task_group() as tasks:
+            for server in servers:
+                tasks.start_soon(ask, server)
+        items = {server: self._shown(server, what, found[server]) for server in servers if server in found}
+        offered = self._last[what] = Offered(items, tuple(sorted(failed)))
+        return offered
+
+    async def owner_of_resource(self, uri: str) -> str | None:
+        """Return the server to be asked for a resource, or for what completes a template."""
+        servers = self.session.pack.offering("resources")
+        if len(servers) <= 1:
+            return servers[0] if servers else None
+        for what, key in ((Listing.RESOURCES, "uri"), (Listing.TEMPLATES, "uriTemplate")):
+            for server, items in (await self._recent(what, uri, key)).items.items():
+                if any(item.get(key) == uri for item in items):
+                    return server
+        for server, items in self._last[Listing.TEMPLATES].items.items():
+            if any(made_by(str(item.get("uriTemplate")), uri) for item in items):
+                return server
+        return None
+
+    async def owner_of_prompt(self, name: str) -> tuple[str, str] | None:
+        """Return the server of a prompt that the pack shows by this name, and the server's own name."""
+        servers = self.session.pack.offering("prompts")
+        if len(servers) == 1:
+            own = self._own_name(servers[0], name)
+            return None if own is None else (servers[0], own)
+        listed = await self._recent(Listing.PROMPTS, name, "name") if servers else Offered({})
+        for server, items in listed.items.items():
+            if any(item.get("name") == name for item in items):
+                own = self._own_name(server, name)
+                return None if own is None else (server, own)
+        return None
+
+    def _own_name(self, server: str, name: str) -> str | None:
+        prefix = self.session.pack.prefix_of(server)
+        return name.removeprefix(prefix) if name.startswith(prefix) else None
+
+    async def _recent(self, what: Listing, name: str, key: str) -> Offered:
+        """Return the last listing, or a new one if the last does not know the name."""
+        last = self._last.get(what)
+        known = last is not None and any(
+            item.get(key) == name for items in last.items.values() for item in items
+        )
+        return last if last is not None and known else await self.list(what)
+
+    async def _ask(self, server: str, what: Listing) -> list[JsonObject]:
+        upstream = await self.session.lease.server(server)
+        try:
+            return await upstream.list_all(what)
+        except UpstreamFailure as failure:
+            # Templates have no capability of their own: a server may do without them.
+            if what is _OPTIONAL and failure.error is not None and failure.error.code == _METHOD_NOT_FOUND:
+                return []
+            raise
+
+    def _shown(self, server: str, what: Listing, items: list[JsonObject]) -> list[JsonObject]:
+        machine, prefix = self.session.machine, self.session.pack.prefix_of(server)
+        shown: list[JsonObject] = []
+        for item in items:
+            name = item.get(_KEYS[what])
+            if not isinstance(name, str) or not machine.shows(_TARGETS[what], server, name):
+                continue
+            screened, _ = screen(item)
+            # The URI is what the client has to send: it is judged as it is.
+            screened[_KEYS[what]] = prefix + name if what is Listing.PROMPTS else name
+            shown.append(machine.masked(screened))
+        return shown
+
+
+_KEYS = {Listing.PROMPTS: "name", Listing.RESOURCES: "uri", Listing.TEMPLATES: "uriTemplate"}
+_TARGETS: dict[Listing, Target | None] = {
+    Listing.PROMPTS: "prompt",
+    Listing.RESOURCES: "resource",
+    Listing.TEMPLATES: None,
+}
