@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-__all__ = ["EventLoop", "Promise", "Timer", "current_loop"]
+__all__ = ["EventLoop", "Promise", "Running", "Timer", "current_loop", "running_task"]
 
 T = TypeVar("T")
 
@@ -53,6 +53,21 @@ class EventLoop(Protocol):
     def remove_writer(self, fd: int) -> bool:
         """Stop that; whether it was so."""
         ...
+
+
+class Running(Protocol):
+    """Whoever runs this: a task of the loop."""
+
+    def cancel(self) -> object:
+        """End it where it waits."""
+        ...
+
+
+def running_task() -> Running:
+    """Return the task that runs this."""
+    task = asyncio.current_task()
+    assert task is not None, "called outside a task"
+    return task
 
 
 def current_loop() -> EventLoop:

@@ -215,6 +215,13 @@ class Gateway:
         """Return a live session of this principal; raises `UnknownSession`."""
         return self._sessions.find(pack, session_id, principal)
 
+    def live_named_session(self, pack: str, principal: Principal, name: str | None) -> Session | None:
+        """Return the principal's session of that name if it is open."""
+        try:
+            return self._sessions.find(pack, named_session_id(principal, name), principal)
+        except UnknownSession:
+            return None
+
     async def named_session(
         self, pack: str, principal: Principal, name: str | None, client: ClientFacts = NOBODY
     ) -> Session:

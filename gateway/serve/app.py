@@ -13,7 +13,7 @@ import anyio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.types import ASGIApp, Lifespan
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from gateway.core.calls import Role
 from gateway.runtime.episodes import Episodes
@@ -22,6 +22,7 @@ from gateway.serve.approvals import approval_routes
 from gateway.serve.endings import Interruptible, OpenRequests
 from gateway.serve.gate import GateLimits
 from gateway.serve.identity import Identity, RequireIdentity, RequireRole
+from gateway.serve.lane import Lane
 from gateway.serve.mcp.endpoint import McpEndpoint
 from gateway.serve.metrics import metrics_route
 from gateway.serve.oauth.resource import ProtectedResource
@@ -36,11 +37,27 @@ class GatewayApp(Starlette):
     """The application, and the requests it is answering."""
 
     def __init__(
-        self, routes: list[BaseRoute], middleware: list[Middleware], lifespan: Lifespan[Starlette]
+        self,
+        routes: list[BaseRoute],
+        middleware: list[Middleware],
+        lifespan: Lifespan[Starlette],
+        *,
+        asking: OpenRequests,
+        lane: Lane | None,
     ) -> None:
-        self._listening, self._asking = OpenRequests(), OpenRequests()
+        self._listening, self._asking = OpenRequests(), asking
+        self._lane = lane
         interruptible = Middleware(Interruptible, listening=self._listening, asking=self._asking)
         super().__init__(routes=routes, middleware=[interruptible, *middleware], lifespan=lifespan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request: in the lane, or through all layers."""
+        if self._lane is not None:
+            rest = await self._lane.take(scope, receive, send)
+            if rest is None:
+                return
+            receive = rest
+        await super().__call__(scope, receive, send)
 
     async def settle(self, seconds: float) -> None:
         """Let what is being answered get out, for so long at most."""
@@ -61,9 +78,11 @@ def build_app(
     episodes: Episodes | None = None,
     limits: GateLimits | None = None,
     public_url: str | None = None,
+    lane: bool = True,
 ) -> GatewayApp:
     """Return the application that serves `gateway`.
 
+    `lane`: plain tool calls are answered ahead of all layers, which must make no difference but in time.
     `episodes` adds the training routes, under `/packs/<pack>` and at the root where one pack is
     served; without it they do not exist, and an environment only says what it is. `public_url` is what
     callers reach the gateway by, where its Host header does not say it.
@@ -85,6 +104,10 @@ def build_app(
                 await stack.enter_async_context(episodes.sweeping())
             yield
 
+    asking = OpenRequests()
+    quick = {path: endpoint.quick for path, endpoint in mcp.items()}
+    front = Lane(quick, identity=identity, security=security, limits=limits, asking=asking)
+
     return GatewayApp(
         routes=[
             *operation_routes(gateway.readiness),
@@ -100,6 +123,8 @@ def build_app(
             Middleware(RequireIdentity, identity=identity, open_paths=OPEN_PATHS, resource=resource),
         ],
         lifespan=lifespan,
+        asking=asking,
+        lane=front if lane else None,
     )
 
 

@@ -6,21 +6,31 @@ their connections still see a whole response: 503, or the end of the stream they
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.serve.replies import problem
 
-__all__ = ["Interruptible", "OpenRequests", "serve_until_ended"]
+__all__ = ["Interruptible", "OpenRequests", "serve_until_ended", "stopped"]
 
 _RETRY_SECONDS = 5
+
+
+class Endable(Protocol):
+    """Something that is being answered and can be ended: a cancel scope, for one."""
+
+    def cancel(self) -> object:
+        """End it."""
+        ...
 
 
 class OpenRequests:
     """The requests that are being answered now."""
 
     def __init__(self) -> None:
-        self._scopes: set[anyio.CancelScope] = set()
+        self._scopes: set[Endable] = set()
         self._none = anyio.Event()
 
     def end(self) -> None:
@@ -28,11 +38,11 @@ class OpenRequests:
         for scope in tuple(self._scopes):
             scope.cancel()
 
-    def add(self, scope: anyio.CancelScope) -> None:
+    def add(self, scope: Endable) -> None:
         """Take note of one that begins."""
         self._scopes.add(scope)
 
-    def discard(self, scope: anyio.CancelScope) -> None:
+    def discard(self, scope: Endable) -> None:
         """Take note of one that is over."""
         self._scopes.discard(scope)
         if not self._scopes:
@@ -68,9 +78,15 @@ async def serve_until_ended(
     if started:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return
+    await stopped(send)
+
+
+async def stopped(send: Send) -> None:
+    """Answer a request that was ended before it had an answer."""
     message = "the gateway stopped before this was answered; a call may have run"
     response = problem(503, "stopped", message, {"Retry-After": str(_RETRY_SECONDS)})
-    await response(scope, receive, send)
+    await send({"type": "http.response.start", "status": 503, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": bytes(response.body)})
 
 
 class Interruptible:

@@ -104,6 +104,13 @@ class CompiledPolicy:
             granted = granted or rule.effect is Effect.ALLOW or (rule.effect is Effect.ASK and asking)
         return granted
 
+    def could_ask(self, server: str, tool: str, mode: Mode) -> bool:
+        """Whether some rule has a call of the tool approved first; of whom it asks is not looked at."""
+        return any(
+            entry.rule.effect is Effect.ASK and mode in entry.modes and entry.names("tool", server, tool)
+            for entry in self._binder.rules
+        )
+
     def rules_of(self, request: Request) -> ToolRules:
         """Return the rules that one tool's calls are judged by."""
         if request.target != "tool":

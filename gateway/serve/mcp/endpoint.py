@@ -6,7 +6,6 @@ Strict gate -> whose session -> SDK -> HTTP status of a refusal. The SDK picks t
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -21,24 +20,29 @@ from gateway.runtime.gateway import Gateway
 from gateway.serve.endings import serve_until_ended
 from gateway.serve.gate import GateLimits, StrictGate, message_of, rpc_error
 from gateway.serve.identity import principal_of
+from gateway.serve.mcp.directory import Directory
 from gateway.serve.mcp.envelope import names_modern_era
-from gateway.serve.mcp.server import REFUSAL, build_server
-from gateway.serve.mcp.sessions import Bindings, Sessions, named
+from gateway.serve.mcp.quick import QuickCalls
+from gateway.serve.mcp.server import REFUSAL, build_server, server_info
+from gateway.serve.mcp.sessions import Bindings, Sessions, named, session_name
 from gateway.serve.replies import retry_headers
 
 __all__ = ["McpEndpoint"]
 
 _CLOSING_SECONDS = 5.0
-_SESSION_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class McpEndpoint:
     """ASGI application: MCP for some packs of a gateway. Serves while `run` is entered."""
 
     def __init__(self, gateway: Gateway, packs: tuple[str, ...], limits: GateLimits) -> None:
+        self._gateway = gateway
         self._bindings = Bindings(gateway)
+        directory = Directory({name: gateway.packs[name] for name in packs})
+        server = build_server(gateway, directory, Sessions(gateway), self._bindings)
+        self.quick = QuickCalls(gateway, directory, self._bindings, server_info(server))
         self._manager = StreamableHTTPSessionManager(
-            build_server(gateway, packs, Sessions(gateway), self._bindings),
+            server,
             json_response=True,
             session_idle_timeout=gateway.settings.session_idle,
             # Both are bounded here; re-serialised bytes may be a few more than came.
@@ -61,7 +65,7 @@ class McpEndpoint:
         headers = Headers(scope=scope)
         try:
             if names_modern_era(headers.get("mcp-protocol-version")):
-                await self._modern(named(scope, _session_name(headers)), receive, send)
+                await self._modern(named(scope, session_name(headers.get("sandgate-session"))), receive, send)
             else:
                 await self._legacy(scope, headers.get("mcp-session-id"), receive, send)
         except ClientError as error:
@@ -108,7 +112,9 @@ class McpEndpoint:
         elif scope["method"] == "DELETE":
             await self._delete(scope, session_id, receive, send)
         else:
-            with self._bindings.of(session_id, principal).answering(_request_id(scope)):
+            binding = self._bindings.of(session_id, principal)
+            binding.heard = self._gateway.clock.monotonic()
+            with binding.answering(_request_id(scope)):
                 await self._serve(scope, receive, send)
 
     async def _listen(self, scope: Scope, session_id: str, receive: Receive, send: Send) -> None:
@@ -154,13 +160,6 @@ class McpEndpoint:
             await send(message)
 
         await self._manager.handle_request(scope, receive, with_status)
-
-
-def _session_name(headers: Headers) -> str | None:
-    name = headers.get("sandgate-session")
-    if name is not None and not _SESSION_NAME.fullmatch(name):
-        raise ClientError("Sandgate-Session is 1 to 128 of A-Z a-z 0-9 _ -")
-    return name
 
 
 def _request_id(scope: Scope) -> str | None:

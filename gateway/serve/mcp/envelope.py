@@ -19,11 +19,19 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSI
 
 from gateway.core.json_types import JsonObject, JsonValue
 
-__all__ = ["LIST_TTL_MS", "end_to_end_meta", "is_modern", "names_modern_era", "result_envelope"]
+__all__ = [
+    "LIST_TTL_MS",
+    "end_to_end_meta",
+    "is_modern",
+    "may_be_asked",
+    "names_modern_era",
+    "result_envelope",
+]
 
 LIST_TTL_MS = 60_000
 """How long a listing may be kept. A stale one only costs a denial."""
 
+_ASKED_OF_CLIENTS = frozenset({"elicitation", "sampling", "roots"})
 _OWN_PREFIX = "sandgate/"
 _HOP_BY_HOP = frozenset(
     {
@@ -36,6 +44,11 @@ _HOP_BY_HOP = frozenset(
         "io.modelcontextprotocol/subscriptionId",
     }
 )
+
+
+def may_be_asked(capabilities: JsonValue) -> bool:
+    """Whether a client with these capabilities can be asked anything while its call runs."""
+    return not isinstance(capabilities, dict) or not _ASKED_OF_CLIENTS.isdisjoint(capabilities)
 
 
 def is_modern(version: str) -> bool:

@@ -31,11 +31,11 @@ from gateway.runtime.sessions import new_call_id
 from gateway.serve.identity import principal_of
 from gateway.serve.mcp.calls import call_params, raise_protocol_error
 from gateway.serve.mcp.directory import Directory
-from gateway.serve.mcp.envelope import end_to_end_meta, is_modern, result_envelope
+from gateway.serve.mcp.envelope import end_to_end_meta, is_modern, may_be_asked, result_envelope
 from gateway.serve.mcp.prompting import DeferredPrompt, prompt_of
 from gateway.serve.mcp.sessions import Bindings, RequestContext, Sessions, connection_of, scope_of
 
-__all__ = ["REFUSAL", "build_server"]
+__all__ = ["REFUSAL", "build_server", "server_info"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,21 +46,24 @@ _Route: TypeAlias = Callable[[RequestContext], Awaitable[JsonObject]]
 
 
 def build_server(
-    gateway: Gateway, packs: tuple[str, ...], sessions: Sessions, bindings: Bindings | None = None
+    gateway: Gateway, directory: Directory, sessions: Sessions, bindings: Bindings | None = None
 ) -> Server[Any]:
     """Return the server of one endpoint; `bindings` is told of each minted session id."""
-    directory = Directory({name: gateway.packs[name] for name in packs})
     server: Server[Any] = Server(
         "sandgate", version=__version__, get_tool_input_schema=directory.input_schema
     )
-    stamp = cast("JsonObject", server.server_info_stamp)
-    front = _ToolFront(gateway, directory, sessions, stamp, bindings)
+    front = _ToolFront(gateway, directory, sessions, server_info(server), bindings)
     routes: dict[str, _Route] = {"tools/list": front.list_tools, "tools/call": front.call_tool}
     # Registered for the capabilities the SDK announces; the middleware answers before they are reached.
     server.add_request_handler("tools/list", PaginatedRequestParams, lambda ctx, _: front.list_tools(ctx))
     server.add_request_handler("tools/call", CallToolRequestParams, lambda ctx, _: front.call_tool(ctx))
     server.middleware.append(_RawRoutes(routes, bindings))
     return server
+
+
+def server_info(server: Server[Any]) -> JsonObject:
+    """Return what a modern result says of who answered."""
+    return cast("JsonObject", server.server_info_stamp)
 
 
 class _RawRoutes:
@@ -106,7 +109,8 @@ class _RawRoutes:
     def _bind(self, ctx: RequestContext) -> None:
         scope = scope_of(ctx)
         if self._bindings is not None and scope is not None:
-            self._bindings.bind(connection_of(ctx), principal_of(scope))
+            asked = may_be_asked((ctx.params or {}).get("capabilities"))
+            self._bindings.bind(connection_of(ctx), principal_of(scope), asked=asked)
 
 
 class _ToolFront:

@@ -8,6 +8,7 @@ use it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -27,12 +28,24 @@ from gateway.serve.endings import OpenRequests
 from gateway.serve.identity import principal_of
 from gateway.serve.mcp.envelope import is_modern
 
-__all__ = ["Binding", "Bindings", "RequestContext", "Sessions", "connection_of", "named", "scope_of"]
+__all__ = [
+    "Binding",
+    "Bindings",
+    "RequestContext",
+    "Sessions",
+    "connection_of",
+    "named",
+    "scope_of",
+    "session_name",
+]
 
 RequestContext: TypeAlias = ServerRequestContext[Any, Any]
 
+_SESSION_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _NAME = "sandgate.session_name"
 _STATE = "sandgate.sessions"
+_UNHEARD = 0.25
+"""Of the idle time: so long the SDK may hear nothing of a session that is in use."""
 
 
 def connection_of(ctx: RequestContext) -> Connection:
@@ -44,6 +57,13 @@ def connection_of(ctx: RequestContext) -> Connection:
 def scope_of(ctx: RequestContext) -> Scope | None:
     """Return the ASGI scope of an HTTP request, `None` on stdio."""
     return None if ctx.request is None else ctx.request.scope
+
+
+def session_name(header: str | None) -> str | None:
+    """Return the name that a caller gave its session; raises `ClientError` for what is no name."""
+    if header is not None and not _SESSION_NAME.fullmatch(header):
+        raise ClientError("Sandgate-Session is 1 to 128 of A-Z a-z 0-9 _ -")
+    return header
 
 
 def named(scope: Scope, name: str | None) -> Scope:
@@ -105,13 +125,22 @@ class Binding:
     """A minted session id: whose it is, what it is busy with.
 
     `closed` is set once all of it ended, `listening` while its client listens to what the server asks.
+    `asked`: its client said that it can be asked something. The SDK ends a session that it does not hear
+    of; `fresh` says whether it has lately.
     """
 
     principal: Principal
+    asked: bool = True
+    fresh_for: float = 0.0
+    heard: float = 0.0
     in_flight: set[str] = field(default_factory=set[str])
     streams: OpenRequests = field(default_factory=OpenRequests)
     closed: anyio.Event = field(default_factory=anyio.Event)
     listening: anyio.Event = field(default_factory=anyio.Event)
+
+    def fresh(self, now: float) -> bool:
+        """Whether the SDK has heard of the session so lately that it can do without this request."""
+        return now - self.heard < self.fresh_for
 
     @contextmanager
     def answering(self, request_id: str | None) -> Generator[None]:
@@ -154,11 +183,12 @@ class Bindings:
         finally:
             self._opening -= Counter({principal.name: 1})
 
-    def bind(self, connection: Connection, principal: Principal) -> None:
+    def bind(self, connection: Connection, principal: Principal, *, asked: bool) -> None:
         """Remember whose connection this is, until it closes."""
         session_id = connection.session_id
         if session_id is not None and session_id not in self._bound:
-            binding = self._bound[session_id] = Binding(principal)
+            idle = self._gateway.settings.session_idle
+            binding = self._bound[session_id] = Binding(principal, asked, idle * _UNHEARD)
             # Pushed first, so it is called last: after the sessions of this connection are closed.
             connection.exit_stack.callback(binding.closed.set)
             connection.exit_stack.callback(self.end, session_id)

@@ -35,6 +35,7 @@ from gateway.core.strict_json import JsonLimits, StrictJsonError
 from gateway.runtime.framing import Frame, LineFramer, TooLong
 from gateway.runtime.gateway import Gateway
 from gateway.serve.gate import INVALID_REQUEST, PARSE_ERROR
+from gateway.serve.mcp.directory import Directory
 from gateway.serve.mcp.server import build_server
 from gateway.serve.mcp.sessions import Sessions
 from gateway.serve.signals import ending_signals, until_signal
@@ -61,7 +62,7 @@ async def serve_stdio(
     What was asked before is still answered, within the gateway's drain time. `principal` is who
     speaks on these pipes; `stdin` and `stdout` are descriptors; `max_line` is in bytes.
     """
-    server = build_server(gateway, tuple(gateway.packs), Sessions(gateway, principal))
+    server = build_server(gateway, Directory(gateway.packs), Sessions(gateway, principal))
     with _own(stdin, os.O_RDONLY) as source, _own(stdout, os.O_WRONLY) as sink:
         pipe = _Pipe(source, sink, JsonLimits(max_bytes=max_line))
         try:

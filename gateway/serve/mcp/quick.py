@@ -1,0 +1,208 @@
+"""`tools/call` without the SDK: the calls that need nothing of it, answered as it would answer them.
+
+Whatever is out of the ordinary is left to the SDK's road, which knows how to refuse it, ask for it or
+stream it: then nothing has happened here. Rules that both roads know stand where that road has them
+(`calls`, `envelope`, `sessions`, the gateway itself). Decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS, X_MCP_HEADER_KEY
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    INTERNAL_ERROR,
+    LOG_LEVEL_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+)
+
+from gateway.core.calls import Front, Outcome, Principal, ToolCall
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.results import tool_result
+from gateway.core.strict_json import dumps
+from gateway.errors import ClientError
+from gateway.runtime.gateway import Gateway
+from gateway.runtime.sessions import Session, new_call_id
+from gateway.serve.mcp.calls import call_params, raise_protocol_error
+from gateway.serve.mcp.directory import Directory
+from gateway.serve.mcp.envelope import (
+    end_to_end_meta,
+    is_modern,
+    may_be_asked,
+    names_modern_era,
+    result_envelope,
+)
+from gateway.serve.mcp.sessions import Bindings, session_name
+
+__all__ = ["Headers", "QuickAnswer", "QuickCall", "QuickCalls"]
+
+logger = logging.getLogger(__name__)
+
+Headers: TypeAlias = Mapping[bytes, str]
+"""The headers that decide something, trimmed, each of which came once."""
+
+_METHOD = "tools/call"
+_LEGACY_VERSION = "2025-11-25"
+_DEFERRED = ("inputResponses", "requestState")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """Whose call it is: the session, in which era, and what is held while it runs.
+
+    `asked`: a server, or an approval, may have to ask this client something.
+    """
+
+    session: Session
+    version: str
+    session_id: str | None
+    asked: bool
+    held: AbstractContextManager[None]
+
+
+@dataclass(frozen=True, slots=True)
+class QuickCall:
+    """One call that can be answered here; `name` is the tool's as the endpoint shows it."""
+
+    seat: _Seat
+    call: ToolCall
+    name: str
+    request_id: int | str
+
+    @property
+    def leaving_cancels(self) -> bool:
+        """Whether a caller that goes away cancels it: so it is without sessions, with them it may be back."""
+        return self.seat.session_id is None
+
+
+@dataclass(frozen=True, slots=True)
+class QuickAnswer:
+    """What goes back: a status, one JSON-RPC message, and the session's id where it has one."""
+
+    status: int
+    body: bytes
+    session_id: str | None
+
+
+class QuickCalls:
+    """The quick calls of one endpoint."""
+
+    def __init__(
+        self, gateway: Gateway, directory: Directory, bindings: Bindings, server_info: JsonObject
+    ) -> None:
+        self._gateway = gateway
+        self._directory = directory
+        self._bindings = bindings
+        self._server_info = server_info
+        self._mirrored: dict[str, bool] = {}
+
+    def prepare(self, headers: Headers, message: JsonValue, principal: Principal) -> QuickCall | None:
+        """Return the call that a POST makes, `None` if it is not for here."""
+        if not isinstance(message, dict) or message.get("method") != _METHOD:
+            return None
+        request_id, params = message.get("id"), message.get("params")
+        if (
+            message.get("jsonrpc") != "2.0"
+            or type(request_id) not in (int, str)
+            or not isinstance(params, dict)
+        ):
+            return None
+        assert isinstance(request_id, int | str)
+        try:
+            return self._prepared(headers, request_id, params, principal)
+        except (ClientError, MCPError):
+            return None
+
+    def _prepared(
+        self, headers: Headers, request_id: int | str, params: JsonObject, principal: Principal
+    ) -> QuickCall | None:
+        name, arguments, meta = call_params(params)
+        if "progressToken" in meta or LOG_LEVEL_META_KEY in meta or any(key in params for key in _DEFERRED):
+            return None
+        pack, tool = self._directory.find(name)
+        if names_modern_era(headers.get(b"mcp-protocol-version")):
+            seat = self._modern(headers, pack, name, meta, principal)
+        else:
+            seat = self._legacy(headers, pack, str(request_id), principal)
+        if seat is None or self._gateway.draining or seat.session.closed:
+            return None
+        if seat.asked and seat.session.machine.may_ask(tool):
+            return None
+        call = ToolCall(new_call_id(), tool, arguments, Front.MCP, end_to_end_meta(meta))
+        return QuickCall(seat, call, name, request_id)
+
+    def _modern(
+        self, headers: Headers, pack: str, name: str, meta: JsonObject, principal: Principal
+    ) -> _Seat | None:
+        version, client = headers.get(b"mcp-protocol-version", ""), meta.get(CLIENT_CAPABILITIES_META_KEY)
+        said = (meta.get(PROTOCOL_VERSION_META_KEY), headers.get(b"mcp-method"), headers.get(b"mcp-name"))
+        # A name that is not written out in the header, but encoded, is for the SDK to decode.
+        if said != (version, _METHOD, name) or name.startswith("=?") or not is_modern(version):
+            return None
+        if not isinstance(client, dict) or self._mirrors_arguments(name):
+            return None
+        session = self._gateway.live_named_session(
+            pack, principal, session_name(headers.get(b"sandgate-session"))
+        )
+        if session is None:
+            return None
+        return _Seat(session, version, None, may_be_asked(client), nullcontext())
+
+    def _legacy(self, headers: Headers, pack: str, request_id: str, principal: Principal) -> _Seat | None:
+        session_id = headers.get(b"mcp-session-id")
+        if session_id is None:
+            return None
+        binding = self._bindings.of(session_id, principal)
+        if not binding.fresh(self._gateway.clock.monotonic()):
+            return None
+        session = self._gateway.session(pack, session_id, principal)
+        return _Seat(session, _LEGACY_VERSION, session_id, binding.asked, binding.answering(request_id))
+
+    def _mirrors_arguments(self, name: str) -> bool:
+        """Whether the tool wants arguments repeated in headers: the SDK compares them."""
+        known = self._mirrored.get(name)
+        if known is None:
+            schema = self._directory.input_schema(name)
+            known = schema is not None and X_MCP_HEADER_KEY.encode() in dumps(schema)
+            if schema is not None:
+                self._mirrored[name] = known
+        return known
+
+    async def answer(self, quick: QuickCall) -> QuickAnswer | None:
+        """Make the call; `None`, with nothing done, where it turns out not to be for here."""
+        seat = quick.seat
+        try:
+            with seat.held:
+                outcome = await self._gateway.call(seat.session, quick.call)
+        except ClientError:
+            return None  # raised before a call begins
+        except Exception:
+            # The border of the protocol: what went wrong inside is for the log, not for the caller.
+            logger.exception("answering %s failed", _METHOD)
+            return self._error(quick, MCPError(INTERNAL_ERROR, "internal error"))
+        return self._told(quick, outcome)
+
+    def _told(self, quick: QuickCall, outcome: Outcome) -> QuickAnswer:
+        try:
+            raise_protocol_error(quick.name, outcome)
+        except MCPError as error:
+            return self._error(quick, error)
+        result = tool_result(outcome)
+        result = result_envelope(result, version=quick.seat.version, server_info=self._server_info)
+        body = dumps({"jsonrpc": "2.0", "id": quick.request_id, "result": result})
+        return QuickAnswer(200, body, quick.seat.session_id)
+
+    def _error(self, quick: QuickCall, error: MCPError) -> QuickAnswer:
+        said = error.error
+        told: JsonObject = {"code": said.code, "message": said.message}
+        if said.data is not None:
+            told["data"] = said.data
+        status = ERROR_CODE_HTTP_STATUS.get(said.code, 200) if is_modern(quick.seat.version) else 200
+        body = dumps({"jsonrpc": "2.0", "id": quick.request_id, "error": told})
+        return QuickAnswer(status, body, quick.seat.session_id)
