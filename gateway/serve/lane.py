@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Literal
 
 import anyio
 from starlette.types import Receive, Scope, Send
@@ -111,12 +112,17 @@ class Lane:
         if quick.leaving_cancels:
             exchange.when_lost(request.leave)
         try:
-            answer = await calls.answer(quick)
+            answer = await calls.answer(quick, request.withdraw)
         except anyio.get_cancelled_exc_class():
-            if not request.ended:
-                raise
-            if not request.left:
-                await stopped(send)
+            match request.ended:
+                case "stopped":
+                    await stopped(send)
+                case "withdrawn":
+                    await _say(calls.withdrawn(quick), send)
+                case "left":
+                    pass
+                case _:
+                    raise
             return True
         finally:
             exchange.when_lost(None)
@@ -128,21 +134,29 @@ class Lane:
 
 
 class _Request:
-    """A request being answered: `cancel` ends it when the gateway stops, `leave` when nobody waits."""
+    """A request being answered; `ended` says why it was not: by the gateway's stop or by its caller."""
 
-    __slots__ = ("_task", "ended", "left")
+    __slots__ = ("_task", "ended")
 
     def __init__(self, task: Running) -> None:
         self._task = task
-        self.ended = self.left = False
+        self.ended: Literal["stopped", "withdrawn", "left"] | None = None
 
     def cancel(self) -> None:
-        self.ended = True
-        self._task.cancel()
+        """End it: the gateway stops."""
+        self._end("stopped")
+
+    def withdraw(self) -> None:
+        """End it: its client cancelled it, and waits for no result."""
+        self._end("withdrawn")
 
     def leave(self) -> None:
-        self.left = True
-        self.cancel()
+        """End it: nobody is there any more."""
+        self._end("left")
+
+    def _end(self, why: Literal["stopped", "withdrawn", "left"]) -> None:
+        self.ended = self.ended or why
+        self._task.cancel()
 
 
 def _read(raw: list[tuple[bytes, bytes]]) -> Headers | None:

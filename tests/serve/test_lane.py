@@ -53,9 +53,9 @@ async def both_roads(
     taken: list[str] = []
     answer = QuickCalls.answer
 
-    async def noted(self: QuickCalls, quick: Any) -> Any:
+    async def noted(self: QuickCalls, quick: Any, withdraw: Any) -> Any:
         taken.append(quick.name)
-        return await answer(self, quick)
+        return await answer(self, quick, withdraw)
 
     monkeypatch.setattr(QuickCalls, "answer", noted)
     async with open_echo_packs(tmp_path, *(packs or ("echo",)), settings=settings) as gateway:
@@ -173,7 +173,10 @@ ODD: dict[str, tuple[dict[str, str], bytes]] = {
         json.dumps(
             {
                 **BODY,
-                "params": {**GOOD, "_meta": {**modern_meta(), "io.modelcontextprotocol/protocolVersion": "x"}},
+                "params": {
+                    **GOOD,
+                    "_meta": {**modern_meta(), "io.modelcontextprotocol/protocolVersion": "x"},
+                },
             }
         ).encode(),
     ),
@@ -249,6 +252,31 @@ async def test_a_caller_that_leaves_cancels_its_modern_call_and_not_its_legacy_o
         if '"event":"outcome"' in line and '"sleep"' in line
     ]
     assert outcomes == ["answered", "failed"]
+
+
+async def test_a_cancelled_legacy_call_is_answered_as_on_the_road(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with both_roads(tmp_path, monkeypatch) as roads:
+        await roads.warm(LEGACY)
+        body = {**BODY, "id": 99, "params": {"name": "sleep", "arguments": {"seconds": 4}}}
+        note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 99}}
+        answers: list[Any] = []
+
+        async def ask(mcp: RawMcp) -> None:
+            answers.append(shown(await mcp.post(json.dumps(body).encode(), mcp.legacy_headers())))
+
+        with anyio.fail_after(3):
+            async with anyio.create_task_group() as tasks:
+                for mcp in (roads.lane, roads.road):
+                    tasks.start_soon(ask, mcp)
+                while roads.gateway.in_flight < 2:
+                    await anyio.sleep(0.01)
+                for mcp in (roads.lane, roads.road):
+                    await mcp.post(json.dumps(note).encode(), mcp.legacy_headers())
+        assert answers[0] == answers[1]
+        assert "error" in answers[0][2]
+    assert roads.taken == ["sleep"]
 
 
 async def test_the_sdk_hears_of_a_busy_session_often_enough_to_keep_it(

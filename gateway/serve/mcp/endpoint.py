@@ -114,6 +114,8 @@ class McpEndpoint:
         else:
             binding = self._bindings.of(session_id, principal)
             binding.heard = self._gateway.clock.monotonic()
+            if (cancelled := _cancelled_id(scope)) is not None:
+                binding.withdraw(cancelled)
             with binding.answering(_request_id(scope)):
                 await self._serve(scope, receive, send)
 
@@ -160,6 +162,15 @@ class McpEndpoint:
             await send(message)
 
         await self._manager.handle_request(scope, receive, with_status)
+
+
+def _cancelled_id(scope: Scope) -> str | None:
+    """Return the id of the request that a gated POST cancels, `None` where it cancels nothing."""
+    match message_of(scope) if scope["method"] == "POST" else None:
+        case {"method": "notifications/cancelled", "params": {"requestId": int() | str() as request_id}}:
+            return str(request_id)
+        case _:
+            return None
 
 
 def _request_id(scope: Scope) -> str | None:

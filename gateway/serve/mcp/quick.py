@@ -8,11 +8,11 @@ stream it: then nothing has happened here. Rules that both roads know stand wher
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from mcp.server.streamable_http import REQUEST_CANCELLED
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS, X_MCP_HEADER_KEY
 from mcp_types import (
@@ -38,7 +38,7 @@ from gateway.serve.mcp.envelope import (
     names_modern_era,
     result_envelope,
 )
-from gateway.serve.mcp.sessions import Bindings, session_name
+from gateway.serve.mcp.sessions import Binding, Bindings, session_name
 
 __all__ = ["Headers", "QuickAnswer", "QuickCall", "QuickCalls"]
 
@@ -56,14 +56,15 @@ _DEFERRED = ("inputResponses", "requestState")
 class _Seat:
     """Whose call it is: the session, in which era, and what is held while it runs.
 
-    `asked`: a server, or an approval, may have to ask this client something.
+    `asked`: a server, or an approval, may have to ask this client something. `binding` is that of a session
+    with an id, `None` without.
     """
 
     session: Session
     version: str
     session_id: str | None
     asked: bool
-    held: AbstractContextManager[None]
+    binding: Binding | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class QuickCalls:
         if names_modern_era(headers.get(b"mcp-protocol-version")):
             seat = self._modern(headers, pack, name, meta, principal)
         else:
-            seat = self._legacy(headers, pack, str(request_id), principal)
+            seat = self._legacy(headers, pack, principal)
         if seat is None or self._gateway.draining or seat.session.closed:
             return None
         if seat.asked and seat.session.machine.may_ask(tool):
@@ -152,9 +153,9 @@ class QuickCalls:
         )
         if session is None:
             return None
-        return _Seat(session, version, None, may_be_asked(client), nullcontext())
+        return _Seat(session, version, None, may_be_asked(client), None)
 
-    def _legacy(self, headers: Headers, pack: str, request_id: str, principal: Principal) -> _Seat | None:
+    def _legacy(self, headers: Headers, pack: str, principal: Principal) -> _Seat | None:
         session_id = headers.get(b"mcp-session-id")
         if session_id is None:
             return None
@@ -162,7 +163,7 @@ class QuickCalls:
         if not binding.fresh(self._gateway.clock.monotonic()):
             return None
         session = self._gateway.session(pack, session_id, principal)
-        return _Seat(session, _LEGACY_VERSION, session_id, binding.asked, binding.answering(request_id))
+        return _Seat(session, _LEGACY_VERSION, session_id, binding.asked, binding)
 
     def _mirrors_arguments(self, name: str) -> bool:
         """Whether the tool wants arguments repeated in headers: the SDK compares them."""
@@ -174,12 +175,14 @@ class QuickCalls:
                 self._mirrored[name] = known
         return known
 
-    async def answer(self, quick: QuickCall) -> QuickAnswer | None:
-        """Make the call; `None`, with nothing done, where it turns out not to be for here."""
-        seat = quick.seat
+    async def answer(self, quick: QuickCall, withdraw: Callable[[], object]) -> QuickAnswer | None:
+        """Make the call; `None`, with nothing done, where it turns out not to be for here.
+
+        `withdraw` is called where the client cancels it: then this is to be cancelled, and `withdrawn` is
+        what to answer.
+        """
         try:
-            with seat.held:
-                outcome = await self._gateway.call(seat.session, quick.call)
+            outcome = await self._called(quick, withdraw)
         except ClientError:
             return None  # raised before a call begins
         except Exception:
@@ -187,6 +190,17 @@ class QuickCalls:
             logger.exception("answering %s failed", _METHOD)
             return self._error(quick, MCPError(INTERNAL_ERROR, "internal error"))
         return self._told(quick, outcome)
+
+    async def _called(self, quick: QuickCall, withdraw: Callable[[], object]) -> Outcome:
+        seat = quick.seat
+        if seat.binding is None:
+            return await self._gateway.call(seat.session, quick.call)
+        with seat.binding.answering(str(quick.request_id), withdraw):
+            return await self._gateway.call(seat.session, quick.call)
+
+    def withdrawn(self, quick: QuickCall) -> QuickAnswer:
+        """Return the answer to a call that its client cancelled."""
+        return self._error(quick, MCPError(REQUEST_CANCELLED, "Request cancelled"))
 
     def _told(self, quick: QuickCall, outcome: Outcome) -> QuickAnswer:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -133,7 +133,9 @@ class Binding:
     asked: bool = True
     fresh_for: float = 0.0
     heard: float = 0.0
-    in_flight: set[str] = field(default_factory=set[str])
+    in_flight: dict[str, Callable[[], object] | None] = field(
+        default_factory=dict[str, "Callable[[], object] | None"]
+    )
     streams: OpenRequests = field(default_factory=OpenRequests)
     closed: anyio.Event = field(default_factory=anyio.Event)
     listening: anyio.Event = field(default_factory=anyio.Event)
@@ -143,19 +145,30 @@ class Binding:
         return now - self.heard < self.fresh_for
 
     @contextmanager
-    def answering(self, request_id: str | None) -> Generator[None]:
-        """Hold a request id until it is answered; raises `ClientError` if it is in use."""
+    def answering(
+        self, request_id: str | None, withdraw: Callable[[], object] | None = None
+    ) -> Generator[None]:
+        """Hold a request id until it is answered; raises `ClientError` if it is in use.
+
+        `withdraw` ends a request of which the SDK knows nothing.
+        """
         if request_id is None:
             yield
             return
         if request_id in self.in_flight:
             # The SDK would give one of the two the other's answer.
             raise ClientError(f"request id {request_id[:64]!r} is already waiting for its answer")
-        self.in_flight.add(request_id)
+        self.in_flight[request_id] = withdraw
         try:
             yield
         finally:
-            self.in_flight.discard(request_id)
+            del self.in_flight[request_id]
+
+    def withdraw(self, request_id: str) -> None:
+        """End a request that its client cancelled, where it is not the SDK that answers it."""
+        withdraw = self.in_flight.get(request_id)
+        if withdraw is not None:
+            withdraw()
 
 
 class Bindings:
