@@ -23,6 +23,7 @@ from gateway.serve.gate import GateLimits, Replay, media_fault
 from gateway.serve.http_protocol import Exchange, exchange_of
 from gateway.serve.identity import Identity
 from gateway.serve.mcp.quick import Headers, QuickAnswer, QuickCall, QuickCalls
+from gateway.serve.oauth.tokens import NotKnown
 from gateway.serve.security import BLANKS, SINGLE, HttpSecurity
 
 __all__ = ["Lane"]
@@ -57,7 +58,7 @@ class Lane:
         if calls is None or exchange is None or scope["method"] != "POST":
             return receive
         headers = _read(scope["headers"])
-        principal = None if headers is None else self._admitted(headers)
+        principal = None if headers is None else await self._admitted(headers)
         if headers is None or principal is None:
             return receive
         body = exchange.body()
@@ -68,15 +69,15 @@ class Lane:
             return receive
         return None
 
-    def _admitted(self, headers: Headers) -> Principal | None:
+    async def _admitted(self, headers: Headers) -> Principal | None:
         """Return who asks, if every layer lets the request pass."""
         if self._security.refusal(headers.get(b"host"), headers.get(b"origin")) is not None:
             return None
         media = headers.get(b"content-type", ""), headers.get(b"content-encoding", "identity")
         if media_fault(*media) is not None or not _takes_json(headers.get(b"accept", "")):
             return None
-        principal = self._identity.principal(headers.get(b"authorization"))
-        return principal if principal is not None and Role.AGENT in principal.roles else None
+        found = await self._identity.establish(headers.get(b"authorization"))
+        return None if isinstance(found, NotKnown) or Role.AGENT not in found.roles else found
 
     def _prepared(
         self, calls: QuickCalls, headers: Headers, body: bytes, principal: Principal

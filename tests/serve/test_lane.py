@@ -1,4 +1,4 @@
-"""The lane of `tools/call` beside the road that everything else takes: the same answers, told apart by time only."""
+"""The lane of `tools/call` beside the road that everything else takes: the same answers, only sooner."""
 
 from __future__ import annotations
 
@@ -91,6 +91,13 @@ def _decisions(value: Any) -> list[Any]:
     return []
 
 
+async def in_flight(gateway: Gateway, number: int) -> None:
+    """Return once so many calls are on their way."""
+    with anyio.fail_after(5):
+        while gateway.in_flight != number:  # noqa: ASYNC110  nothing announces it
+            await anyio.sleep(0.01)
+
+
 def call_of(tool: str, arguments: Any, meta: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     params: dict[str, Any] = {"name": tool, "arguments": arguments, **more}
     return params if meta is None else {**params, "_meta": dict(meta)}
@@ -151,6 +158,7 @@ async def test_calls_out_of_the_ordinary_are_left_to_the_road(
 
 BODY = {"jsonrpc": "2.0", "id": 5, "method": "tools/call"}
 GOOD = {"name": "echo", "arguments": {"text": "x"}, "_meta": modern_meta()}
+OTHER = modern_meta(**{"io.modelcontextprotocol/protocolVersion": "x"})
 ODD: dict[str, tuple[dict[str, str], bytes]] = {
     "another host": ({"host": "evil.example"}, b""),
     "another page": ({"origin": "https://evil.example"}, b""),
@@ -237,14 +245,12 @@ async def test_a_caller_that_leaves_cancels_its_modern_call_and_not_its_legacy_o
     async with both_roads(tmp_path, monkeypatch) as roads:
         for era in ERAS:
             await roads.warm(era)
-            with pytest.raises(httpx2.ReadTimeout):
-                async with httpx2.AsyncClient(timeout=0.3) as hasty:
-                    mcp = RawMcp(hasty, roads.lane.url, session_id=roads.lane.session_id)
+            async with httpx2.AsyncClient(timeout=0.3) as hasty:
+                mcp = RawMcp(hasty, roads.lane.url, session_id=roads.lane.session_id)
+                with pytest.raises(httpx2.ReadTimeout):
                     await mcp.call(era, "sleep", seconds=1.5)
             assert roads.taken == ["sleep"]
-            with anyio.fail_after(5):
-                while roads.gateway.in_flight:
-                    await anyio.sleep(0.02)
+            await in_flight(roads.gateway, 0)
     outcomes = [
         json.loads(line)["outcome"]["kind"]
         for file in sorted((tmp_path / "state" / "audit").glob("*.jsonl"))
@@ -270,8 +276,7 @@ async def test_a_cancelled_legacy_call_is_answered_as_on_the_road(
             async with anyio.create_task_group() as tasks:
                 for mcp in (roads.lane, roads.road):
                     tasks.start_soon(ask, mcp)
-                while roads.gateway.in_flight < 2:
-                    await anyio.sleep(0.01)
+                await in_flight(roads.gateway, 2)
                 for mcp in (roads.lane, roads.road):
                     await mcp.post(json.dumps(note).encode(), mcp.legacy_headers())
         assert answers[0] == answers[1]
