@@ -37,6 +37,7 @@ __all__ = [
     "DeploymentSettings",
     "EgressLimits",
     "LimitSettings",
+    "LogSettings",
     "PoolLimits",
     "SecretSource",
     "default_state",
@@ -127,6 +128,13 @@ class EgressLimits(_Section):
     longest: Seconds = 3600.0
 
 
+class LogSettings(_Section):
+    """What is logged, and how: lines for people or JSON. Calls are logged at `info`."""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+
+
 class Config(_Section):
     """Everything an operator can set. Paths are absolute once `load_config` returned it."""
 
@@ -144,6 +152,7 @@ class Config(_Section):
     secrets: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], SecretSource] = {}
     deployment: DeploymentSettings = DeploymentSettings()
     audit: AuditSettings = AuditSettings()
+    log: LogSettings = LogSettings()
     egress: EgressLimits = EgressLimits()
 
 
@@ -154,6 +163,7 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     **{f"{PREFIX}POOL_{name.upper()}": ("pool", name) for name in PoolLimits.model_fields},
     PREFIX + "DEPLOYMENT_ORCHESTRATION": ("deployment", "orchestration"),
     PREFIX + "AUDIT_ARGUMENTS": ("audit", "arguments"),
+    **{f"{PREFIX}LOG_{name.upper()}": ("log", name) for name in LogSettings.model_fields},
 }
 """Which variable sets what."""
 _OTHER_VARIABLES = {PREFIX + "CONFIG"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +12,8 @@ from gateway.cli.output import Format
 __all__ = [
     "ConfigOption",
     "FormatOption",
+    "LogFormatOption",
+    "LogLevelOption",
     "NotIsolatedOption",
     "PackArgument",
     "PacksArgument",
@@ -44,5 +46,12 @@ NotIsolatedOption = Annotated[
     typer.Option(
         "--i-know-this-is-not-isolated", help="Needed with --sandbox process, which isolates nothing."
     ),
+]
+LogFormatOption = Annotated[
+    Literal["text", "json"] | None, typer.Option("--log-format", help="Lines for people, or JSON [text].")
+]
+LogLevelOption = Annotated[
+    Literal["debug", "info", "warning", "error"] | None,
+    typer.Option("--log-level", help="What is logged on stderr; info has a line for each call [warning]."),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="text, or one JSON document on stdout.")]

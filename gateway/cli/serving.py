@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gateway.cli.files import read_text
+from gateway.cli.logs import configure, teller
 from gateway.cli.options import (
     ConfigOption,
+    LogFormatOption,
+    LogLevelOption,
     NotIsolatedOption,
     PackArgument,
     PacksArgument,
@@ -19,7 +21,6 @@ from gateway.cli.options import (
     SandboxOption,
     StateOption,
 )
-from gateway.cli.output import say
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def serve(
     watch: Annotated[
         bool, typer.Option("--watch", help="Reload a policy when its file changes, not only at SIGHUP.")
     ] = False,
+    log_format: LogFormatOption = None,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Serve toolpacks over HTTP: MCP, and in training mode the environment interface.
 
@@ -81,6 +84,7 @@ def serve(
         "port": port,
         "state": state,
         "auth": auth,
+        "log": _given(format=log_format, level=log_level),
     }
     plan = make_plan(packs, flags, config_file=config, not_isolated=not_isolated, locked=locked, warm=True)
     identity = _identity(plan.config)
@@ -96,24 +100,33 @@ def stdio(
     state: StateOption = None,
     config: ConfigOption = None,
     locked: LockedOption = False,
+    log_format: LogFormatOption = None,
+    log_level: LogLevelOption = None,
 ) -> None:
     """Be an MCP server on stdin and stdout: the same gateway, started by the client itself."""
     import anyio
 
     from gateway.cli.wiring import make_plan
 
-    flags = {"policy": policy, "sandbox": sandbox, "state": state}
+    log = _given(format=log_format, level=log_level)
+    flags = {"policy": policy, "sandbox": sandbox, "state": state, "log": log}
     plan = make_plan([pack], flags, config_file=config, not_isolated=not_isolated, locked=locked, beside=True)
     _announce(plan)
     anyio.run(_stdio, plan, backend_options={"use_uvloop": True})
 
 
+def _given(**flags: object) -> dict[str, object] | None:
+    """Return the flags of one section that were given, `None` if none was."""
+    return {name: value for name, value in flags.items() if value is not None} or None
+
+
 def _announce(plan: Plan) -> None:
-    logging.basicConfig(level=logging.WARNING, format="sandgate: %(levelname)s %(name)s: %(message)s")
+    configure(plan.config.log)
+    tell = teller(plan.config.log)
     for name in plan.unguarded:
-        say(f"pack {name!r} has no policy: every call to it is denied; give one with --policy")
+        tell(f"pack {name!r} has no policy: every call to it is denied; give one with --policy")
     if plan.config.sandbox == "process":
-        say("--sandbox process: tool servers run as you, with your files and network; nothing is isolated")
+        tell("--sandbox process: tool servers run as you, with your files and network; nothing is isolated")
 
 
 def _identity(config: Config) -> Identity:
@@ -137,12 +150,12 @@ async def _serve(plan: Plan, identity: Identity, watch: bool) -> None:
     from gateway.cli.reloading import Reloader
     from gateway.serve.server import bind, serve_http
 
-    config = plan.config
+    config, tell = plan.config, teller(plan.config.log)
     # Bound before anything is started: a busy port costs no sandbox.
     with await bind(config.host, config.port) as listener:
 
         async def front(gateway: Gateway) -> None:
-            reloader = Reloader(gateway, config.policy, say)
+            reloader = Reloader(gateway, config.policy, tell)
             async with anyio.create_task_group() as tasks:
                 await tasks.start(reloader.on_hangup)
                 if watch:
@@ -151,7 +164,7 @@ async def _serve(plan: Plan, identity: Identity, watch: bool) -> None:
                     _app(config, gateway, identity),
                     gateway,
                     listener=listener,
-                    on_ready=lambda url: say(f"ready on {url}"),
+                    on_ready=lambda url: tell(f"ready on {url}"),
                     max_frame=config.limits.max_body,
                 )
                 tasks.cancel_scope.cancel()
@@ -183,7 +196,7 @@ async def _started(plan: Plan, front: Callable[[Gateway], Awaitable[None]]) -> N
 
     async with anyio.create_task_group() as tasks:
         watching = await tasks.start(watch_start)
-        async with open_plan(plan, say) as gateway:
+        async with open_plan(plan, teller(plan.config.log)) as gateway:
             watching.cancel()
             await over.wait()
             await front(gateway)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
+from gateway.cli.logs import hide
 from gateway.cli.policies import policies_of
 from gateway.config import Config, default_state, installer_environment, load_config, read_secret
 from gateway.core.policy import DENY_ALL, CompiledPolicy
@@ -97,6 +98,7 @@ async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncGenerator[Ga
     """
     config, clock = plan.config, SystemClock()
     settings = _settings(plan)
+    hide(settings.secrets.values())
     async with (
         _ledger(plan, clock, say) as ledger,
         make_driver(config.sandbox, cache_dir=config.cache) as driver,

@@ -16,6 +16,7 @@ from gateway.core.json_types import JsonObject
 from gateway.core.policy.egress import HostRule
 from gateway.core.records import CallIds, egress_closed_record, egress_record
 from gateway.core.secrets import mask_object
+from gateway.runtime.tally import EgressTally
 from gateway.sandbox.egress import Account, Door, EgressGate
 
 __all__ = ["EgressDesk", "ServerRecorder", "SessionEgress"]
@@ -36,6 +37,7 @@ class EgressDesk:
         self.gate = gate
         self.records = records
         self.secrets = secrets
+        self.tally = EgressTally()
 
     def session(self, pack: str) -> SessionEgress:
         """Return a new session's way out, with a budget of its own."""
@@ -47,6 +49,7 @@ class SessionEgress:
 
     def __init__(self, desk: EgressDesk, pack: str) -> None:
         self.desk = desk
+        self.pack = pack
         self.owner: Callable[[], CallIds] = lambda: CallIds(None, None, None, None, pack)
         self._account = Account(desk.gate.settings.session_bytes)
 
@@ -67,12 +70,21 @@ class ServerRecorder:
     def __init__(self, session: SessionEgress, server: str) -> None:
         self._session, self._server = session, server
 
+    @property
+    def _place(self) -> tuple[str, str]:
+        return self._session.pack, self._server
+
     async def decided(self, verdict: Verdict) -> None:
         """As `Recorder.decided`."""
+        effect = "allow" if verdict.allowed else "deny"
+        self._session.desk.tally.decisions[(*self._place, effect, verdict.code.value)] += 1
         await self._append(egress_record(ids=self._session.owner(), server=self._server, verdict=verdict))
 
     async def closed(self, verdict: Verdict, kind: str, ms: float, sent: int, received: int) -> None:
         """As `Recorder.closed`."""
+        tally = self._session.desk.tally
+        tally.sent[self._place] += sent
+        tally.received[self._place] += received
         outcome: JsonObject = {
             "kind": kind,
             "ms": round(ms, 3),

@@ -19,6 +19,7 @@ from gateway.core.session import Mode, SessionFacts, SessionMachine
 from gateway.errors import ClientError, ShuttingDown, UnknownSession
 from gateway.runtime.announcements import Announcements
 from gateway.runtime.approvals import Approvals, Prompt
+from gateway.runtime.call_log import log_call
 from gateway.runtime.call_path import CallPath
 from gateway.runtime.clock import Clock
 from gateway.runtime.egress import EgressDesk
@@ -31,7 +32,7 @@ from gateway.runtime.peer import NOBODY, ClientFacts, ClientPeer
 from gateway.runtime.pool_shelf import PoolSettings
 from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_pack
 from gateway.runtime.sessions import Session, SessionTable, named_session_id, new_session_id
-from gateway.runtime.tally import CallTally, CommitTally
+from gateway.runtime.tally import CallTally, CommitTally, EgressTally
 from gateway.runtime.upstream import Announced
 from gateway.sandbox.contract import SandboxDriver, Snapshot
 from gateway.sandbox.egress import EgressGate, EgressSettings
@@ -141,6 +142,11 @@ class Gateway:
     def commits(self) -> CommitTally:
         """What the ledger's commits came to."""
         return self._ledger.commits
+
+    @property
+    def egress(self) -> EgressTally:
+        """What became of the connections that sandboxes asked for."""
+        return self._egress.tally
 
     @property
     def warm_leases(self) -> Mapping[str, int]:
@@ -276,7 +282,7 @@ class Gateway:
                 prompt=prompt,
                 peer=peer,
                 clock=self.clock,
-                told=self.tally.ended,
+                told=self._ended,
             )
             return await path.run()
         finally:
@@ -289,6 +295,12 @@ class Gateway:
     async def record(self, body: JsonObject) -> None:
         """Record what happens to a session beside its calls; raises `LedgerError`."""
         await self._ledger.append(body)
+
+    def _ended(
+        self, session: Session, call: ToolCall, outcome: Outcome, seconds: float, at_server: float | None
+    ) -> None:
+        self.tally.ended(session, call, outcome, seconds, at_server)
+        log_call(session, call, outcome, seconds, at_server)
 
     # -- lifetime
 

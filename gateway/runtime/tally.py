@@ -17,7 +17,15 @@ from gateway.core.calls import Answered, Denied, Failed, Outcome, ToolCall
 if TYPE_CHECKING:
     from gateway.runtime.sessions import Session
 
-__all__ = ["CALL_BUCKETS", "COMMIT_BUCKETS", "CallKey", "CallTally", "CommitTally", "Histogram"]
+__all__ = [
+    "CALL_BUCKETS",
+    "COMMIT_BUCKETS",
+    "CallKey",
+    "CallTally",
+    "CommitTally",
+    "EgressTally",
+    "Histogram",
+]
 
 CALL_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds in seconds: a warm call takes a few milliseconds, the longest its deadline."""
@@ -92,6 +100,15 @@ class CommitTally:
         """Count one commit, where each record has `None` or why it was not taken."""
         self.records += sum(reason is None for reason in refused)
         self.seconds.observe(seconds)
+
+
+@dataclass(slots=True)
+class EgressTally:
+    """Connections that sandboxes asked for, by pack, server, effect and code; bytes of those that ended."""
+
+    decisions: Counter[tuple[str, str, str, str]] = field(default_factory=Counter[tuple[str, str, str, str]])
+    sent: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    received: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
 
 
 def _observe(histograms: dict[tuple[str, str], Histogram], key: tuple[str, str], seconds: float) -> None:

@@ -52,12 +52,17 @@ class Identity:
     refused: Counter[str] = field(default_factory=Counter[str], compare=False)
 
     def principal(self, authorization: str | None) -> Principal | None:
-        """Return whom an `Authorization` header names by a token of the file, or `None` if nobody."""
-        if not self.tokens:
+        """Return whom an `Authorization` header names, as far as that is known without asking anybody.
+
+        By a token of the file, or one of an issuer that was checked a moment ago.
+        """
+        if not self.tokens and self.issuers is None:
             return self.without_token
         token = _bearer(authorization)
         if token is None:
             return None
+        if self.issuers is not None and (known := self.issuers.known(token)) is not None:
+            return known
         digest = hashlib.sha256(token.encode("latin-1")).digest()
         # Every entry is compared, so that time tells nothing about which ones exist.
         matches = [principal for known, principal in self.tokens if hmac.compare_digest(known, digest)]

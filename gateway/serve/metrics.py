@@ -58,6 +58,7 @@ class GatewayCollector(Collector):
         yield from self._ledger()
         yield from self._policies()
         yield from self._callers()
+        yield from self._egress()
 
     def _about(self) -> Iterator[Metric]:
         gateway = self._gateway
@@ -139,6 +140,17 @@ class GatewayCollector(Collector):
         yield _counters(
             "sandgate_issuer_key_fetches", "Fetches of issuers' keys.", ("issuer", "result"), fetches.items()
         )
+
+    def _egress(self) -> Iterator[Metric]:
+        tally, place = self._gateway.egress, ("pack", "server")
+        yield _counters(
+            "sandgate_egress_decisions",
+            "Connections that sandboxes asked for.",
+            (*place, "effect", "code"),
+            tally.decisions.items(),
+        )
+        yield _counters("sandgate_egress_sent_bytes", "Bytes sent out.", place, tally.sent.items())
+        yield _counters("sandgate_egress_received_bytes", "Bytes let in.", place, tally.received.items())
 
     def _policies(self) -> Iterator[Metric]:
         labels = ("pack", "file", "sha256")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 __all__ = ["Served", "run_sandgate", "serving"]
 
-_READY = re.compile(r"sandgate: ready on (http://\S+)")
+_READY = re.compile(r"(?:sandgate: |\"message\": \")ready on (http://[^\s\"]+)")
 
 
 @dataclass(frozen=True)

@@ -65,18 +65,21 @@ class Issuers:
         self._clock = clock
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
 
+    def known(self, token: str) -> Principal | None:
+        """Return whom a token names that was checked a moment ago, `None` if it has to be checked."""
+        known = self._known.get(_digest(token))
+        return known.principal if known is not None and self._clock.monotonic() < known.until else None
+
     async def principal(self, token: str) -> Principal | NotKnown:
         """Return whom a bearer token names."""
-        digest = hashlib.sha256(token.encode("latin-1")).digest()
-        known = self._known.get(digest)
-        if known is not None and self._clock.monotonic() < known.until:
-            return known.principal
+        if (known := self.known(token)) is not None:
+            return known
         found = await self._checked(token)
         if isinstance(found, NotKnown):
             return found
         principal, expires = found
         life = min(CACHE_SECONDS, expires - self._clock.now())
-        self._known[digest] = _Known(principal, self._clock.monotonic() + life)
+        self._known[_digest(token)] = _Known(principal, self._clock.monotonic() + life)
         while len(self._known) > _CACHED:
             self._known.popitem(last=False)
         return principal
@@ -120,6 +123,10 @@ class Issuers:
             groups=groups,
             roles=settings.roles_of(groups, _scopes(claims)),
         )
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("latin-1")).digest()
 
 
 class _Refused(Exception):

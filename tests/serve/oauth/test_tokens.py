@@ -267,10 +267,14 @@ async def test_a_checked_token_is_known_for_a_while_and_never_longer_than_it_liv
     async with issuing() as issuer:
         identity = identity_of(issuer, clock, leeway="1s")
         token = issuer.token(exp=now() + 2)
-        assert isinstance(await whose(identity, token), Principal)
+        assert identity.principal(f"Bearer {token}") is None
+        found = await whose(identity, token)
+        assert isinstance(found, Principal)
+        assert identity.principal(f"Bearer {token}") is found
         issuer.rotate()  # its key is gone, but nobody has to ask for now
         assert isinstance(await whose(identity, token), Principal)
         clock.advance(4)  # the clock of the cache; the wall clock of the check is the machine's own
+        assert identity.principal(f"Bearer {token}") is None
         issuer.published = lambda: JSONResponse({"keys": []})
         clock.advance(700)
         assert "no such key" in await refusal(identity, token)
