@@ -61,7 +61,13 @@ class GatewaySettings:
 
     def serving(self) -> ServingSettings:
         """Return the part that bringing up a pack needs."""
-        return ServingSettings(self.call_timeout, self.max_result, self.locked, self.secrets)
+        return ServingSettings(
+            call_timeout=self.call_timeout,
+            max_result=self.max_result,
+            locked=self.locked,
+            training=self.mode == "training",
+            secrets=self.secrets,
+        )
 
 
 @dataclass(frozen=True, slots=True)

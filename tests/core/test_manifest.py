@@ -200,7 +200,6 @@ def test_what_would_be_ignored_is_refused_instead():
     found = sorted((p.line, p.code, p.message.split(":")[0]) for p in unsupported(read, document))
     assert found == [
         (5, "unsupported", "this build has no fork server"),
-        (5, "unsupported", "this build has no training stand-ins"),
     ]
 
 
