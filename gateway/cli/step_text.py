@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["decision_text", "rubric_text", "seen_text"]
 
-_BESIDE = {"reward", "done", "metadata", "prompt", "task"}
+_BESIDE = {"reward", "done", "metadata", "prompt", "task", "submitted"}
 
 
 def decision_text(result: StepResult) -> str:
@@ -45,7 +45,8 @@ def _observed(observation: JsonObject) -> str:
     if isinstance(result, dict):
         content = result.get("content")
         return "\n".join(_block(block) for block in content) if isinstance(content, list) else ""
-    return dumps({name: value for name, value in observation.items() if name not in _BESIDE}).decode()
+    shown = {name: value for name, value in observation.items() if name not in _BESIDE}
+    return dumps(shown).decode() if shown else ""
 
 
 def rubric_text(result: StepResult) -> str:
