@@ -17,13 +17,23 @@ import sys
 
 def main(argv):
     """Run what `argv` names, as an interpreter would, and return its exit code."""
-    folder, how, name, *rest = argv
-    # Interpreters that the server starts itself find its packages, and nothing in the workspace.
+    folder, *words = argv
+    prepare(folder)
+    return run(*words)
+
+
+def prepare(folder):
+    """Make the server's packages importable, here and for interpreters that it starts itself."""
+    # Those find its packages, and nothing in the workspace.
     children = {"PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
     if folder != "-":
         site.addsitedir(folder)
         children["PYTHONPATH"] = folder
     os.environ.update(children)  # noqa: TID251 - the server's own, inside its sandbox
+
+
+def run(how, name, *rest):
+    """Run a console script's `entry`, a `script` or a `module`, and return its exit code."""
     if how == "entry":
         return call(name, *rest)
     sys.argv = [name, *rest]

@@ -27,7 +27,9 @@ __all__ = ["Installer", "Program"]
 
 _SERVER = "/opt/server"
 _PACK_SERVERS = "/opt/pack/servers"
-_STARTER = "/opt/run_server.py"
+_STARTER, _FORKER = "/opt/run_server.py", "/opt/fork_server.py"
+_NAMING = {"entry": 3, "script": 2, "module": 2}
+"""How many words say what to run; the program's own arguments follow."""
 _ISOLATED = ("-P", "-s", "-S")
 """Neither the working folder, nor a user's, nor the interpreter's own packages are importable."""
 _Package = TypeVar("_Package", PypiLock, NpmLock)
@@ -39,13 +41,15 @@ _PLAIN_FLAG = re.compile(r"-[BbdEiIOqRsSuvx]+")
 class Program:
     """How to start one server in a sandbox, before the manifest's `args` and `env`.
 
-    `package` is what is installed for it, as a lock records it; `None` where nothing is.
+    `package` is what is installed for it, as a lock records it; `None` where nothing is. `preload` is
+    the command that a driver may run once and fork; empty where the manifest does not allow it.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     mounts: tuple[Mount, ...]
     package: PypiLock | NpmLock | None = None
+    preload: tuple[str, ...] = ()
 
 
 class Installer:
@@ -78,16 +82,17 @@ class Installer:
             _check_launch(server_id, server, locked)
         package = locked.package_of(server_id) if locked is not None else None
         if server.pypi is not None:
-            return await self._pypi(server.pypi, server.entry, _of(PypiLock, package, server_id))
+            return await self._pypi(server, server.pypi, _of(PypiLock, package, server_id))
         if server.npm is not None:
             return await self._npm(server.npm, server.entry, _of(NpmLock, package, server_id))
         if server.command is not None:
             return await self._command(server, pack_folder, _of(PypiLock, package, server_id))
         raise UsageError(f"server {server_id!r}: this build runs command, pypi and npm servers only")
 
-    async def _pypi(self, requirement: str, entry: str | None, locked: PypiLock | None) -> Program:
+    async def _pypi(self, server: ServerSpec, requirement: str, locked: PypiLock | None) -> Program:
         environment = await self._python.ensure((requirement,), locked)
-        return _python_program(environment, ("entry", *environment.entry_point(entry)))
+        how = ("entry", *environment.entry_point(server.entry))
+        return _python_program(environment, how, forks=server.fork_server)
 
     async def _npm(self, spec: str, entry: str | None, locked: NpmLock | None) -> Program:
         environment = await self._node.ensure(spec, locked)
@@ -105,7 +110,8 @@ class Installer:
         program, *rest = (_inside(word, pack_folder) for word in server.command)
         if program == "python":
             flags, how = _python_arguments(rest)
-            return _python_program(await self._own_environment(server, locked), how, flags, own)
+            environment = await self._own_environment(server, locked)
+            return _python_program(environment, how, flags, own, forks=server.fork_server)
         if program == "node":
             runtime = node_runtime()
             return Program((runtime.argv0, *rest), dict(runtime.env), (*runtime.mounts, *own))
@@ -141,16 +147,22 @@ def _python_program(
     how: Sequence[str],
     flags: Sequence[str] = (),
     mounts: tuple[Mount, ...] = (),
+    *,
+    forks: bool,
 ) -> Program:
     runtime = python_runtime()
-    starter = Mount(data_folder("sandboxes") / "run_server.py", _STARTER)
+    interpreter = (runtime.argv0, *_ISOLATED, *flags)
+    folder = SITE_INSIDE if environment else "-"
+    starters = (_STARTER, _FORKER) if forks else (_STARTER,)
+    helpers = (Mount(data_folder("sandboxes") / PurePosixPath(place).name, place) for place in starters)
     site = (Mount(environment.site.parent, _SERVER),) if environment else ()
     return Program(
-        argv=(runtime.argv0, *_ISOLATED, *flags, _STARTER, SITE_INSIDE if environment else "-", *how),
+        argv=(*interpreter, _STARTER, folder, *how),
         # One hash seed for all: the same actions give the same observations. Nothing is written to /opt.
         env={**runtime.env, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
-        mounts=(*runtime.mounts, *site, starter, *mounts),
+        mounts=(*runtime.mounts, *site, *helpers, *mounts),
         package=environment.package if environment else None,
+        preload=(*interpreter, _FORKER, folder, *how[: _NAMING[how[0]]]) if forks else (),
     )
 
 

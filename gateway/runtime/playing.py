@@ -16,7 +16,7 @@ from gateway.runtime.gateway import Gateway
 from gateway.runtime.served_pack import ServedPack
 from gateway.runtime.trajectories import TrajectoryWriter
 
-__all__ = ["Leg", "NotedTrajectory", "Played", "play"]
+__all__ = ["Leg", "Played", "play"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,14 @@ class Played:
     trajectory: str | None = None
 
 
-class NotedTrajectory:
-    """Passes steps on and remembers the name of the trajectory they were written to."""
+class _Noting:
+    """Passes steps on and remembers the trajectory's name."""
 
     def __init__(self, writer: TrajectoryWriter) -> None:
         self._writer = writer
         self.name: str | None = None
 
     async def append(self, name: str, line: JsonObject) -> None:
-        """Add one line; raises `LedgerError`."""
         self.name = name
         await self._writer.append(name, line)
 
@@ -67,7 +66,7 @@ async def play(
     Each leg of `before` starts from the snapshot of the one before it, and the episode from the last
     one's. Raises what `EpisodeSession.reset` and `step` raise, and `UsageError` if a leg leaves none.
     """
-    noting = None if writer is None else NotedTrajectory(writer)
+    noting = None if writer is None else _Noting(writer)
     pack = next(iter(gateway.packs.values()))
     episodes = Episodes(gateway, cache_dir=cache_dir, trajectories=noting)
     steps: list[StepResult] = []

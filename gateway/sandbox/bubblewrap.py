@@ -19,11 +19,12 @@ from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError, UsageError
 
 from .contract import Exit, Sandbox, SandboxSpec, Snapshot, Workspace, WorkspaceSpec
+from .fork_server import LET_THROUGH, Forking
 from .handles import BubblewrapSandbox, BubblewrapSnapshot, BubblewrapWorkspace
 from .launcher_client import Launcher, LauncherGone, Reply
 from .pipes import Pipes
 from .seccomp import assemble, profile_file, read_profile
-from .start_request import check_target, start_request
+from .start_request import FORK_PROCESSES, OWN_PROCESSES, check_target, fork_request, start_request
 from .usage import exit_of
 
 __all__ = ["BubblewrapDriver"]
@@ -67,10 +68,12 @@ class BubblewrapDriver:
     async def __aenter__(self) -> BubblewrapDriver:
         """As `contract.SandboxDriver.__aenter__`; also runs `/bin/true` in a sandbox once."""
         self._bwrap = _find_bwrap()
-        program = assemble(read_profile(profile_file(self._profile)), os.uname().machine)
+        profile, machine = read_profile(profile_file(self._profile)), os.uname().machine
+        program, looser = assemble(profile, machine), assemble(profile.without(*LET_THROUGH), machine)
         self._stage.mkdir(parents=True, exist_ok=True)
         self._opened = Launcher(program, self._stage.resolve(), self._exited, self._lost)
         self._tasks = await anyio.create_task_group().__aenter__()
+        self._forks = Forking(self._opened, looser, self._tasks, self._take_uid, self._give_uid)
         try:
             self._found = _machine(await self._launcher.start(self._tasks))
             self._uids = list(range(self._found.uid, self._found.uid + self._found.uids))[::-1]
@@ -203,14 +206,40 @@ class BubblewrapDriver:
     async def acquire(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
         """As `contract.SandboxDriver.acquire`."""
         assert isinstance(workspace, BubblewrapWorkspace)
-        request = self._request(spec, workspace)
+        request = self._request(spec, workspace, workspace.uid)
+        if sandbox := await self._forked(spec, request, workspace):
+            return sandbox
         try:
             return await self._started(spec, request, workspace)
         except LauncherGone:
             return await self._started(spec, request, workspace)
 
-    async def _started(
+    async def _forked(
         self, spec: SandboxSpec, request: JsonObject, workspace: BubblewrapWorkspace
+    ) -> BubblewrapSandbox | None:
+        """Start it as a fork of its template; `None` where there is none, or it cannot be forked now."""
+        template = await self._forks.template(
+            spec, workspace.spec, lambda uid: self._request(spec, workspace, uid)
+        )
+        if template is None:
+            return None
+        asked = fork_request(request, spec.limits, template.number)
+        try:
+            return await self._started(spec, asked, workspace, FORK_PROCESSES)
+        except SandboxError as error:
+            self._forks.failed(template, str(error))
+            return None
+
+    async def fork(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
+        """As `acquire`, but never cold. Raises `SandboxError` with the reason where it cannot be forked."""
+        assert isinstance(workspace, BubblewrapWorkspace)
+        sandbox = await self._forked(spec, self._request(spec, workspace, workspace.uid), workspace)
+        if sandbox is None:
+            raise SandboxError(f"{spec.name} cannot be forked: {self._forks.reason or 'it has no template'}")
+        return sandbox
+
+    async def _started(
+        self, spec: SandboxSpec, request: JsonObject, workspace: BubblewrapWorkspace, own: int = OWN_PROCESSES
     ) -> BubblewrapSandbox:
         number = self._launcher.next_id()
         pipes = Pipes((workspace.uid, workspace.uid) if self._machine.root else None)
@@ -228,14 +257,14 @@ class BubblewrapDriver:
             await sandbox.kill()
             raise
         pipes.handed_over()
-        sandbox.started(cast(dict[str, str], reply.body["folders"]))
+        sandbox.started(cast(dict[str, str], reply.body["folders"]), own)
         self._tasks.start_soon(pipes.drain_stderr)
         return sandbox
 
-    def _request(self, spec: SandboxSpec, workspace: BubblewrapWorkspace) -> JsonObject:
-        gid = workspace.uid if self._machine.root else os.getegid()
+    def _request(self, spec: SandboxSpec, workspace: BubblewrapWorkspace, uid: int) -> JsonObject:
+        gid = uid if self._machine.root else os.getegid()
         disk, path = workspace.spec.disk, workspace.path
-        return start_request(spec, bwrap=self._bwrap, uid=workspace.uid, gid=gid, workspace=path, disk=disk)
+        return start_request(spec, bwrap=self._bwrap, uid=uid, gid=gid, workspace=path, disk=disk)
 
     async def kill(self, number: int) -> None:
         """Ask the launcher to end a sandbox; a launcher that is gone has ended it already."""
@@ -254,15 +283,19 @@ class BubblewrapDriver:
             self._give_uid(workspace.uid)
 
     def _exited(self, message: JsonObject) -> None:
-        found = self._sandboxes.pop(cast(int, message["exit"]), None)
+        number = cast(int, message["exit"])
+        found = self._sandboxes.pop(number, None)
         if found is not None:
             found[0].ended(exit_of(message))
+        else:
+            self._forks.ended(number)
 
     def _lost(self) -> None:
         """Report every sandbox dead. Trees outlive their launcher, unless its user namespace owned them."""
         for sandbox, _ in self._sandboxes.values():
             sandbox.ended(Exit(-9, "the sandbox launcher ended, and every sandbox with it"))
         self._sandboxes.clear()
+        self._forks.lost()
         if self._found is not None and not self._found.root:
             self._drop_seeds()
             for held in (*self._workspaces, *self._snapshots):

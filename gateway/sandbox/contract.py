@@ -19,6 +19,7 @@ __all__ = [
     "FileEntry",
     "Limits",
     "Mount",
+    "Preload",
     "Sandbox",
     "SandboxDriver",
     "SandboxSpec",
@@ -50,13 +51,26 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class Preload:
+    """The program to preload once and to fork per session, where a driver can: `sandboxes/fork_server.py`.
+
+    Nothing of a session is in it, and no secret. The sandbox's own `argv` is as long as this one, and
+    then come the arguments that the forked server gets.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxSpec:
     """One program to isolate: fixed for a server, the same for all sessions.
 
     `env` may hold secrets: drivers never put it in an argv. `writable` says whether the
     workspace is mounted writable (check sandboxes see it read-only). `egress` is the host's path of
     the socket that is this sandbox's only way out; it is among the mounts already, and the program
-    is started by the shim that serves it (`gateway.sandbox.egress.inside`).
+    is started by the shim that serves it (`gateway.sandbox.egress.inside`). With `preload` and no
+    `egress` a driver may fork the program from a template; that isolates the same.
     """
 
     name: str
@@ -67,6 +81,7 @@ class SandboxSpec:
     limits: Limits = Limits()
     writable: bool = True
     egress: Path | None = None
+    preload: Preload | None = None
 
 
 class Snapshot(Protocol):

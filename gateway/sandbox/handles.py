@@ -143,10 +143,11 @@ class BubblewrapSandbox:
         self._exit: Exit | None = None
         self._ended = anyio.Event()
         self._folders: dict[str, str] = {}
+        self._own = 0
 
-    def started(self, folders: dict[str, str]) -> None:
-        """Note the folders of its control groups."""
-        self._folders = folders
+    def started(self, folders: dict[str, str], own: int) -> None:
+        """Note the folders of its control groups, and how many processes in them are not the program's."""
+        self._folders, self._own = folders, own
 
     def ended(self, exit_: Exit) -> None:
         """Note how it ended; only the first report counts."""
@@ -175,7 +176,7 @@ class BubblewrapSandbox:
 
     def stats(self) -> SandboxStats:
         """As `contract.Sandbox.stats`."""
-        return read_stats(self._folders)
+        return read_stats(self._folders, self._own)
 
     async def kill(self) -> None:
         """As `contract.Sandbox.kill`."""

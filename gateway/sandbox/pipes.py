@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-__all__ = ["Pipes", "StderrTail", "drain"]
+__all__ = ["Pipes", "StderrTail", "drain", "read_when_ready"]
 
 TAIL_BYTES = 16_384
 STDERR_CHUNK = 65_536
@@ -132,6 +132,15 @@ async def drain(read: Callable[[int], Awaitable[bytes]], tail: StderrTail) -> No
         last = now
         if credit < 0:
             await anyio.sleep(-credit / STDERR_RATE)
+
+
+async def read_when_ready(fd: int, max_bytes: int) -> bytes:
+    """Return the next bytes from a non-blocking descriptor that the caller keeps open."""
+    while True:
+        try:
+            return os.read(fd, max_bytes)
+        except BlockingIOError:
+            await anyio.wait_readable(fd)
 
 
 async def _ready(wait: Callable[[int], Awaitable[None]], fd: int) -> None:

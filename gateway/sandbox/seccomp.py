@@ -64,6 +64,15 @@ class Profile(_Model):
     architectures: tuple[str, ...]
     syscalls: tuple[Rule, ...]
 
+    def without(self, *names: str) -> Profile:
+        """Return this profile with these calls let through."""
+        rules = (rule.model_copy(update={"names": _others(rule.names, names)}) for rule in self.syscalls)
+        return self.model_copy(update={"syscalls": tuple(rule for rule in rules if rule.names)})
+
+
+def _others(names: tuple[str, ...], taken: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in taken)
+
 
 def profile_file(name: str = "default") -> Path:
     """Return the file of the profile `name`, in a checkout or an installed wheel."""

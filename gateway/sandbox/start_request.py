@@ -8,14 +8,25 @@ from pathlib import PurePosixPath
 from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError
 
-from .contract import Mount, SandboxSpec
+from .contract import Limits, Mount, Preload, SandboxSpec
 
-__all__ = ["SCRATCH", "SCRATCH_INODES", "SHM", "check_spec", "check_target", "start_request"]
+__all__ = [
+    "FORK_PROCESSES",
+    "OWN_PROCESSES",
+    "SCRATCH",
+    "SCRATCH_INODES",
+    "SHM",
+    "check_spec",
+    "check_target",
+    "fork_request",
+    "start_request",
+    "template_request",
+]
 
 SCRATCH, SCRATCH_INODES, SHM = 64 * 2**20, 8192, 16 * 2**20
 """Largest /tmp and /dev/shm of a sandbox; its `disk` and `inodes` limits can make them smaller."""
-OWN_PROCESSES = 2
-"""bwrap's own processes, beside the program's."""
+OWN_PROCESSES, FORK_PROCESSES, TEMPLATE_PROCESSES = 2, 1, 3
+"""What stands beside the program: bwrap's own processes; a fork's init; a template's, and its next fork."""
 RUNTIME = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 RESERVED = (*RUNTIME, "/proc", "/dev", "/etc", "/shm", "/tmp")  # noqa: S108 - inside, not here
 
@@ -52,6 +63,17 @@ def start_request(
         "scratch_inodes": min(SCRATCH_INODES, limits.inodes),
         "shm": SHM,
     }
+
+
+def fork_request(start: JsonObject, limits: Limits, template: int) -> JsonObject:
+    """Return a `start` request as the one for a fork of the template of that number."""
+    return start | {"op": "fork", "template": template, "pids": limits.pids + FORK_PROCESSES}
+
+
+def template_request(start: JsonObject, spec: SandboxSpec, preload: Preload, filters: bytes) -> JsonObject:
+    """Return a `start` request as the one for its template, which loads the program `filters`."""
+    words: JsonObject = {"argv": list(preload.argv), "env": dict(preload.env), "filter": filters.hex()}
+    return start | words | {"op": "template", "pids": spec.limits.pids + TEMPLATE_PROCESSES}
 
 
 def check_spec(spec: SandboxSpec) -> None:

@@ -13,12 +13,11 @@ from .contract import Exit, SandboxStats
 
 __all__ = ["exit_of", "read_stats"]
 
-BWRAP_PROCESSES = 2
 SIGNALLED = range(129, 193)
 """How bwrap (and every shell) reports a program that a signal ended."""
 
 
-def read_stats(folders: Mapping[str, str], own: int = BWRAP_PROCESSES) -> SandboxStats:
+def read_stats(folders: Mapping[str, str], own: int) -> SandboxStats:
     """Return current use from controller -> folder; `None` where a number is not to be had.
 
     `own` processes belong to the driver and are not counted.

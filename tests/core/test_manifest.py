@@ -195,11 +195,11 @@ def test_a_source_this_build_cannot_run_is_read_and_then_refused(source: str):
 
 
 def test_what_would_be_ignored_is_refused_instead():
-    text = HEAD + "servers: {a: {pypi: a==1, fork_server: true, training: {command: [x]}}}\n"
+    text = HEAD + "servers: {a: {pypi: a==1, training: {command: [x]}}}\n"
     read, document = read_manifest(text, "toolpack.yaml")
     found = sorted((p.line, p.code, p.message.split(":")[0]) for p in unsupported(read, document))
     assert found == [
-        (5, "unsupported", "this build has no fork server"),
+        (5, "unsupported", "this build has no training stand-ins"),
     ]
 
 

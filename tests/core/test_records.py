@@ -44,7 +44,7 @@ def decision(plain: bool = False) -> JsonObject:
         ids=IDS,
         tool=TOOL,
         arguments=SECRET,
-        plain=SECRET if plain else None,
+        plain=plain,
         key=KEY,
     )
 

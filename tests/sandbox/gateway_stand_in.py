@@ -1,4 +1,4 @@
-"""A program that opens the driver and two sandboxes, says so, and waits to be killed."""
+"""A program that opens the driver and two sandboxes, or forks, says so, and waits to be killed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import anyio
 
 from gateway.sandbox.bubblewrap import BubblewrapDriver
 from gateway.sandbox.contract import SandboxSpec, WorkspaceSpec
+from gateway.sandbox.probe.forked import ForkedDriver
 
 
 async def main() -> None:
     forks = f"sleep {sys.argv[2]} & sleep {sys.argv[2]} & setsid sleep {sys.argv[2]} & wait"
-    async with BubblewrapDriver(Path(sys.argv[1])) as driver:
+    own = BubblewrapDriver(Path(sys.argv[1]))
+    async with ForkedDriver(own) if "fork" in sys.argv else own as driver:
         workspace = await driver.open_workspace(WorkspaceSpec())
         for number in range(2):
             sandbox = await driver.acquire(

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from gateway.errors import SandboxError
+from gateway.sandbox.bubblewrap import BubblewrapDriver
 from gateway.sandbox.contract import (
     Exit,
     FileEntry,
@@ -19,13 +20,16 @@ from gateway.sandbox.contract import (
     WorkspaceSpec,
 )
 from gateway.sandbox.drivers import DRIVERS, make_driver
+from gateway.sandbox.probe.forked import ForkedDriver
 from tests.support.docker_engine import provide_engine
 
 PLAIN = WorkspaceSpec(disk=4 * 2**20, inodes=500)
 
 
-@pytest.fixture(params=DRIVERS)
+@pytest.fixture(params=[*DRIVERS, "bubblewrap+fork"])
 def driver(request: pytest.FixtureRequest, tmp_path: Path) -> SandboxDriver:
+    if request.param == "bubblewrap+fork":
+        return ForkedDriver(BubblewrapDriver(tmp_path / "cache"))
     provide_engine(request)
     return make_driver(request.param, cache_dir=tmp_path / "cache")
 

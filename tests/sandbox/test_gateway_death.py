@@ -20,6 +20,8 @@ from gateway.sandbox.launcher.groups import PREFIX, Groups, owner_tag
 STAND_IN = Path(__file__).parent / "gateway_stand_in.py"
 SLEEP = "86397.25"
 """An unusual duration, by which the sandboxed processes are found."""
+KINDS = ("cold", "fork")
+"""How they are started."""
 
 
 def processes(word: str) -> list[int]:
@@ -51,9 +53,9 @@ def groups_of(pid: int) -> list[str]:
 
 
 @asynccontextmanager
-async def stand_in(folder: Path, sleep: str) -> AsyncGenerator[subprocess.Popen[bytes]]:
+async def stand_in(folder: Path, sleep: str, kind: str = "cold") -> AsyncGenerator[subprocess.Popen[bytes]]:
     """Run a gateway with six processes in its sandboxes; it is dead at the end in any case."""
-    command = [sys.executable, str(STAND_IN), str(folder), sleep]
+    command = [sys.executable, str(STAND_IN), str(folder), sleep, kind]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as gateway:  # noqa: ASYNC220 - returns at once
         try:
             assert gateway.stdout is not None
@@ -77,31 +79,36 @@ async def gone(word: str) -> bool:
     return await becomes(lambda: not processes(word))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 async def test_no_process_is_left_two_seconds_after_the_gateway_died(
-    by: signal.Signals, tmp_path: Path
+    by: signal.Signals, kind: str, tmp_path: Path
 ) -> None:
-    sleep = f"{SLEEP}{by.value}"
-    async with stand_in(tmp_path, sleep) as gateway:
+    sleep = f"{SLEEP}{by.value}{KINDS.index(kind)}"
+    async with stand_in(tmp_path, sleep, kind) as gateway:
         (launcher,) = children(gateway.pid)
         os.kill(gateway.pid, by)
         assert await gone(sleep)
         assert await becomes(lambda: not groups_of(launcher))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 async def test_no_process_is_left_when_the_launcher_is_killed_and_the_sandboxes_are_told_ended(
-    tmp_path: Path,
+    tmp_path: Path, kind: str
 ) -> None:
-    sleep = f"{SLEEP}00"
-    async with stand_in(tmp_path, sleep) as gateway:
+    sleep = f"{SLEEP}00{KINDS.index(kind)}"
+    async with stand_in(tmp_path, sleep, kind) as gateway:
         (launcher,) = children(gateway.pid)
         os.kill(launcher, signal.SIGKILL)
         assert await gone(sleep)
 
 
-async def test_a_start_sweeps_the_groups_of_a_gateway_that_died_with_its_launcher(tmp_path: Path) -> None:
-    sleep = f"{SLEEP}01"
-    async with stand_in(tmp_path, sleep) as gateway:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_start_sweeps_the_groups_of_a_gateway_that_died_with_its_launcher(
+    tmp_path: Path, kind: str
+) -> None:
+    sleep = f"{SLEEP}01{KINDS.index(kind)}"
+    async with stand_in(tmp_path, sleep, kind) as gateway:
         (launcher,) = children(gateway.pid)
         left = groups_of(launcher)
         os.kill(launcher, signal.SIGKILL)

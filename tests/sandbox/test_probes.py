@@ -12,32 +12,39 @@ import pytest
 from gateway.errors import UsageError
 from gateway.sandbox.bubblewrap import BubblewrapDriver
 from gateway.sandbox.probe import PROBES, ProbeResult, run_probes
+from gateway.sandbox.probe.forked import ForkedDriver
 from gateway.sandbox.process import ProcessDriver
 
+DRIVERS = ("bubblewrap", "bubblewrap+fork")
 
-async def _attack() -> list[ProbeResult]:
+
+async def _attack(forks: bool) -> list[ProbeResult]:
     with tempfile.TemporaryDirectory() as folder:
-        async with BubblewrapDriver(Path(folder)) as driver:
-            return await run_probes(driver)
+        driver = BubblewrapDriver(Path(folder))
+        async with ForkedDriver(driver) if forks else driver as opened:
+            return await run_probes(opened)
 
 
 @cache
-def results() -> dict[str, ProbeResult]:
-    return {result.name: result for result in anyio.run(_attack)}
+def results(driver: str) -> dict[str, ProbeResult]:
+    return {result.name: result for result in anyio.run(_attack, driver == "bubblewrap+fork")}
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("name", PROBES)
-def test_the_sandbox_holds(name: str) -> None:
-    result = results()[name]
+def test_the_sandbox_holds(name: str, driver: str) -> None:
+    result = results(driver)[name]
     assert result.held, f"{result.meaning}: {result.detail}"
 
 
-def test_every_probe_ran_once_and_says_what_it_means() -> None:
-    assert [(result.name, result.meaning) for result in results().values()] == list(PROBES.items())
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_every_probe_ran_once_and_says_what_it_means(driver: str) -> None:
+    assert [(result.name, result.meaning) for result in results(driver).values()] == list(PROBES.items())
 
 
-def test_being_killed_for_memory_is_told_apart_from_other_ends() -> None:
-    assert "memory" in results()["memory_bomb"].detail
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_being_killed_for_memory_is_told_apart_from_other_ends(driver: str) -> None:
+    assert "memory" in results(driver)["memory_bomb"].detail
 
 
 async def test_a_driver_that_isolates_nothing_is_not_probed() -> None:

@@ -102,8 +102,7 @@ class Life:
         if request.target == "tool":
             request = replace(request, kinds=self.kinds)
         self.state.begin(None)
-        moment = Moment(self.wall + self.now, self.now)
-        judgement = self.state.judge(self.policy, call_id, request, moment, NOWHERE.crosses_link)
+        judgement = self.state.judge(self.policy, call_id, request, Moment(self.wall + self.now, self.now))
         return call_id, judgement.decision
 
     def end(self, call_id: str, decision: Decision, result: str | Mapping[str, Any] | None = "ok") -> None:

@@ -1,6 +1,7 @@
 """Reading a policy file: text in, a checked `Policy` out, every fault with its `file:line:col`.
 
-Order: strict YAML, `${vars}`, the model, names that must exist.
+Order: strict YAML, parts of the grammar this version does not enforce (refused, never ignored),
+`${vars}`, the model, names that must exist.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from gateway.core.documents import Document, read_document
 from gateway.core.policy.model import SELECTORS, ArgumentMatchers, Case, CaseFile, Place, PolicyFile
+from gateway.core.policy.unenforced import unenforced
 from gateway.core.policy.variables import expand_variables
 from gateway.errors import ConfigError, Problem
 
@@ -51,7 +53,9 @@ class Policy:
 
 def load_policy(text: str, file: str) -> Policy:
     """Read a policy; raises `ConfigError`. `text` is the file's bytes decoded, line ends untouched."""
-    document = expand_variables(read_document(text, file))
+    written = read_document(text, file)
+    _refuse(list(unenforced(written)))
+    document = expand_variables(written)
     model = document.parse(PolicyFile)
     _refuse(
         [

@@ -43,16 +43,12 @@ class ToolView:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One entry of a rule's `args`: where its values are, and what must be true of them.
-
-    `looks`: what is true of them shows in the session's files.
-    """
+    """One entry of a rule's `args`: where its values are, and what must be true of them."""
 
     argument: str
     find: Finder
     checks: tuple[Check, ...]
     holds: Callable[[JsonObject, Situation], bool]
-    looks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +127,9 @@ def _condition(argument: str, matchers: ArgumentMatchers, effect: Effect, view: 
     kind = kind or view.kinds.get(argument)
     checks = compile_matchers(matchers, ValueKind(kind, view.workspace, view.variables))
     judges = tuple(check.judge for check in checks)
-    holds = _denies(find, judges) if effect is Effect.DENY else _grants(find, judges)
-    return Condition(argument, find, checks, holds, any(part.symlinks for part in matchers.every()))
+    return Condition(
+        argument, find, checks, _denies(find, judges) if effect is Effect.DENY else _grants(find, judges)
+    )
 
 
 _ABSENT = Check("absent", True, "true", lambda value, _: False)

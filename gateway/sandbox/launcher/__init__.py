@@ -9,4 +9,5 @@ to the gateway does.
 *Pin*: a mount namespace held by descriptors only; when the last one closes, its files are gone.
 *Jail*: the finished tree, the unprivileged uid and the `bwrap` command line of one sandbox.
 *Group*: the control groups of one sandbox.
+*Template*: a Python server preloaded in an outer sandbox of its own; a *fork* of it is one session's sandbox.
 """

@@ -50,6 +50,11 @@ class Group:
         for folder in set(self.folders.values()):
             _write(f"{folder}/cgroup.procs", "0")
 
+    def take(self, pid: int) -> None:
+        """Put a process in."""
+        for folder in set(self.folders.values()):
+            _write(f"{folder}/cgroup.procs", str(pid))
+
     def kill(self) -> None:
         """Send SIGKILL to everything in it."""
         for folder in set(self.folders.values()):

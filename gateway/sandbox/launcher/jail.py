@@ -15,7 +15,20 @@ from typing import Any
 
 from . import kernel, pins
 
-__all__ = ["assemble", "drop", "execute", "host_folders"]
+__all__ = [
+    "ENVIRONMENT",
+    "INSIDE_UID",
+    "SCRATCH",
+    "assemble",
+    "become",
+    "drop",
+    "etc",
+    "execute",
+    "host_folders",
+    "limit",
+    "scratch",
+    "show",
+]
 
 HOST_FOLDERS = ("usr", "bin", "sbin", "lib", "lib64", "lib32", "libx32")
 HOST_ETC = (
@@ -62,24 +75,24 @@ def assemble(stage: str, home: int, workspace: int, request: dict[str, Any]) -> 
         "tmpfs", stage, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,nr_inodes=1024,mode=0755"
     )
     for path in ("/proc", "/dev"):
-        _show(stage, path, path)
+        show(stage, path, path)
     for path, link in host_folders():
         if link is None:
-            _show(stage, path, path)
+            show(stage, path, path)
         else:
             os.symlink(link, stage + path)
-    _etc(stage)
+    etc(stage)
     owner = f"mode=0700,uid={request['uid']},gid={request['gid']}"
-    _scratch(stage + SCRATCH, f"size={request['scratch']},nr_inodes={request['scratch_inodes']},{owner}")
-    _scratch(stage + SHM, f"size={request['shm']},nr_inodes=256,{owner}")
+    scratch(stage + SCRATCH, f"size={request['scratch']},nr_inodes={request['scratch_inodes']},{owner}")
+    scratch(stage + SHM, f"size={request['shm']},nr_inodes=256,{owner}")
     for source, target in request["mounts"]:
-        _show(stage, source, target)
+        show(stage, source, target)
     os.makedirs(stage + request["workspace"], exist_ok=True)
     kernel.attach(tree, stage + request["workspace"])
     kernel.enter_root(stage)
 
 
-def _show(stage: str, source: str, target: str) -> None:
+def show(stage: str, source: str, target: str) -> None:
     """Bind `source` at `target` of the tree; a file on a file, a folder on a folder."""
     place = stage + target
     if os.path.isdir(source):
@@ -90,23 +103,33 @@ def _show(stage: str, source: str, target: str) -> None:
     kernel.bind(source, place)
 
 
-def _etc(stage: str) -> None:
+def etc(stage: str) -> None:
+    """Make the few files of /etc that programs look for."""
     os.mkdir(stage + "/etc")
     for name, text in ETC.items():
         with open(f"{stage}/etc/{name}", "w") as file:
             file.write(text)
     for name in HOST_ETC:
         if os.path.exists(f"/etc/{name}"):
-            _show(stage, f"/etc/{name}", f"/etc/{name}")
+            show(stage, f"/etc/{name}", f"/etc/{name}")
 
 
-def _scratch(place: str, options: str) -> None:
+def scratch(place: str, options: str) -> None:
+    """Mount an empty file system in memory."""
     os.mkdir(place)
     kernel.mount("tmpfs", place, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
 
 
 def drop(request: dict[str, Any], *, root: bool, grouped: bool) -> None:
     """Set the resource limits and become the sandbox's own unprivileged user for good."""
+    limit(request, grouped=grouped)
+    become(request, root=root)
+    if not grouped:
+        _count_processes_apart(request)
+
+
+def limit(request: dict[str, Any], *, grouped: bool) -> None:
+    """Set the resource limits, and be what the kernel ends first where memory is short."""
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, request["open_files"])
     _limit(resource.RLIMIT_FSIZE, max(request["disk"], request["scratch"]))
@@ -115,13 +138,15 @@ def drop(request: dict[str, Any], *, root: bool, grouped: bool) -> None:
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("500")
     os.umask(0o022)
+
+
+def become(request: dict[str, Any], *, root: bool) -> None:
+    """Become the sandbox's own unprivileged user for good."""
     kernel.no_new_privileges()
     if root:
         os.setgroups([])
         os.setresgid(request["gid"], request["gid"], request["gid"])
         os.setresuid(request["uid"], request["uid"], request["uid"])
-    if not grouped:
-        _count_processes_apart(request)
 
 
 def _limit(what: int, value: int) -> None:

@@ -2,7 +2,7 @@
 
 Messages are JSON over a SOCK_SEQPACKET socket, descriptors beside them. A request `{"op", "id"}` is
 answered by `{"id", "ok"}` or `{"id", "error"}`, by the child that served it; the end of a sandbox is
-told as `{"exit": id, ...}`.
+told as `{"exit": id, ...}`. A template is a sandbox too: it is answered once it is found fit to fork.
 """
 
 from __future__ import annotations
@@ -12,34 +12,20 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import jail, kernel, pins
+from . import forking, jail, kernel, outer, pins
 from .groups import Group, Groups
+from .running import Forked, Running
 
 __all__ = ["Launcher"]
 
 MAX_MESSAGE = 1 << 20
 RETRY_SECONDS, LAST_TRIES = 0.01, 200
-
-
-@dataclass
-class Running:
-    """A forked sandbox: bwrap's own pid, its groups, where bwrap reports."""
-
-    pid: int
-    group: Group
-    status: int
-    killed: bool = False
-    told: bytes = b""
-
-    def report(self, name: str) -> int | None:
-        """Return a number that bwrap wrote under `name`, if it did."""
-        while chunk := _available(self.status):
-            self.told += chunk
-        lines = [json.loads(line) for line in self.told.split(b"\n") if line.endswith(b"}")]
-        return next((line[name] for line in lines if name in line), None)
+FAILED, UNFIT = 1, 2
+"""How the child that starts a session ends where it could not, and where its template is at fault."""
 
 
 @dataclass
@@ -52,24 +38,38 @@ class Launcher:
     groups: Groups
     root: bool
     home: int
-    running: dict[int, Running] = field(default_factory=dict[int, Running])
+    running: dict[int, Running | Forked] = field(default_factory=dict[int, Running | Forked])
+    templates: dict[int, forking.Template] = field(default_factory=dict[int, forking.Template])
     workers: dict[int, int] = field(default_factory=dict[int, int])
     ended: list[Group] = field(default_factory=list[Group])
+    watched: dict[int, Callable[[], None]] = field(default_factory=dict[int, Callable[[], None]])
+    poll: select.poll = field(default_factory=select.poll)
 
     def serve(self) -> None:
         """Answer until the gateway is gone."""
         wake = _wake_on_child()
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        poll.register(wake, select.POLLIN)
+        self.poll.register(self.socket, select.POLLIN)
+        self.poll.register(wake, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in poll.poll(RETRY_SECONDS * 1000 if self.ended else None)}
+            ready = {fd for fd, _ in self.poll.poll(RETRY_SECONDS * 1000 if self.ended else None)}
             if wake in ready:
                 os.read(wake, 4096)
                 self.reap()
+            for fd in ready & self.watched.keys():
+                self.watched[fd]()
             self.ended = [group for group in self.ended if not group.remove()]
             if self.socket.fileno() in ready and not self.receive():
                 return
+
+    def watch(self, fd: int, heard: Callable[[], None]) -> None:
+        """Have `heard` called once something is to be read from `fd`, until `unwatch`."""
+        self.watched[fd] = heard
+        self.poll.register(fd, select.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Listen no more, if we did."""
+        if self.watched.pop(fd, None) is not None:
+            self.poll.unregister(fd)
 
     def receive(self) -> bool:
         """Serve one request; False at the end of the socket."""
@@ -86,6 +86,10 @@ class Launcher:
             match request["op"]:
                 case "start":
                     self.start(request, fds)
+                case "template":
+                    self.start_template(request, fds)
+                case "fork":
+                    self.fork(request, fds)
                 case "kill":
                     self.kill(request["target"])
                 case _:
@@ -143,9 +147,7 @@ class Launcher:
         os.set_blocking(reading, False)
         group = Group({})
         try:
-            group = self.groups.make(
-                str(request["id"]), memory=request["memory"], pids=request["pids"], cpu=request["cpu"]
-            )
+            group = self.group_of(request)
             parent = os.getpid()
             pid = os.fork()
         except OSError:
@@ -157,6 +159,11 @@ class Launcher:
             self.become_sandbox(parent, request, fds, group, writing)
         os.close(writing)
         self.running[request["id"]] = Running(pid, group, reading)
+
+    def group_of(self, request: dict[str, Any]) -> Group:
+        """Make the control groups of a sandbox."""
+        limits = {"memory": request["memory"], "pids": request["pids"], "cpu": request["cpu"]}
+        return self.groups.make(str(request["id"]), **limits)
 
     def become_sandbox(
         self, parent: int, request: dict[str, Any], fds: list[int], group: Group, status: int
@@ -177,15 +184,125 @@ class Launcher:
         finally:
             os._exit(1)
 
+    def start_template(self, request: dict[str, Any], fds: list[int]) -> None:
+        """Fork a template's monitor; it is answered when the template says that it is ready."""
+        if "pids" not in self.groups.base:
+            raise OSError("templates need control groups, and none is writable here")
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        reading, writing = os.pipe()
+        os.close(writing)
+        group = Group({})
+        with theirs:
+            try:
+                group = self.group_of(request)
+                parent = os.getpid()
+                pid = os.fork()
+            except OSError:
+                self.ended.append(group)
+                os.close(reading)
+                ours.close()
+                raise
+            if pid == 0:
+                self.become_template(parent, request, group, theirs.fileno(), fds[0])
+        self.running[request["id"]] = Running(pid, group, reading)
+        self.watch(ours.fileno(), lambda: self.template_said(request["id"], ours))
+
+    def become_template(
+        self, parent: int, request: dict[str, Any], group: Group, control: int, errors: int
+    ) -> None:
+        """Turn this child into the monitor of a template; never returns."""
+        try:
+            kernel.die_with_parent(parent)
+            group.join()
+            outer.run(self.stage, request, control, errors, root=self.root)
+        finally:
+            os._exit(1)
+
+    def template_said(self, number: int, control: socket.socket) -> None:
+        """Answer for a template that is ready, or is not going to be."""
+        self.unwatch(control.fileno())
+        monitor = self.running.get(number)
+        try:
+            word, pid = forking.hear(control)
+            if word != b"ready" or monitor is None:
+                raise OSError("its preloading failed")
+            self.templates[number] = forking.Template.found(control, pid, monitor.pid, monitor.group)
+        except OSError as error:
+            self.tell({"id": number, "error": str(error)})
+            control.close()
+            self.kill(number)
+            return
+        self.tell({"id": number, "ok": True})
+
+    def fork(self, request: dict[str, Any], fds: list[int]) -> None:
+        """Fork a child that starts a session and ends; it answers for itself."""
+        template = self.templates.get(request["template"])
+        if template is None:
+            raise OSError("its template has ended")
+        door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        report, reporting = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        group = Group({})
+        with theirs, reporting:
+            try:
+                group = self.group_of(request)
+                parent = os.getpid()
+                pid = os.fork()
+            except OSError:
+                self.ended.append(group)
+                door.close()
+                report.close()
+                raise
+            if pid == 0:
+                self.begin(
+                    parent, request, fds, forking.Fork(template, group, request, door, theirs), reporting
+                )
+        door.setblocking(False)
+        report.setblocking(False)
+        self.running[request["id"]] = Forked(pid, group, door, report, request["template"])
+
+    def begin(
+        self, parent: int, request: dict[str, Any], fds: list[int], fork: forking.Fork, report: socket.socket
+    ) -> None:
+        """Start a session and answer; never returns. A template at fault is said to be, by the status."""
+        status = FAILED
+        try:
+            kernel.die_with_parent(parent)
+            init = fork.start(self.home, self.program, fds, root=self.root)
+            socket.send_fds(report, [b"started"], [init])
+            self.tell({"id": request["id"], "ok": True, "folders": dict(fork.group.folders)})
+            status = 0
+        except forking.TemplateUnfit as error:
+            status = UNFIT
+            self.tell({"id": request["id"], "error": str(error)})
+        except (OSError, ValueError, KeyError) as error:
+            self.tell({"id": request["id"], "error": str(error)})
+        finally:
+            os._exit(status)
+
+    def begun(self, number: int, sandbox: Forked, status: int) -> None:
+        """Take note that who started a session has ended: it runs now, or it is over."""
+        sandbox.pid = 0
+        if status or not sandbox.started():
+            if os.waitstatus_to_exitcode(status) == UNFIT:
+                self.kill(sandbox.template)
+            return self.session_ended(number)
+        self.watch(sandbox.init, lambda: self.session_ended(number))
+        if sandbox.killed:
+            sandbox.kill()
+        return None
+
+    def session_ended(self, number: int) -> None:
+        """Take note that the init of a session has ended, or never began."""
+        self.sandbox_ended(number, self.running.pop(number), 0)
+
     def kill(self, target: int) -> None:
         """End a sandbox; its exit is told when it was reaped."""
         sandbox = self.running.get(target)
-        if sandbox is None:
-            return
-        sandbox.killed = True
-        sandbox.group.kill()
-        _kill(sandbox.report("child-pid"))
-        _kill(sandbox.pid)
+        if sandbox is not None:
+            sandbox.killed = True
+            sandbox.kill()
 
     def reap(self) -> None:
         """Take note of every child that ended."""
@@ -199,7 +316,9 @@ class Launcher:
             if pid in self.workers:
                 self.worker_ended(self.workers.pop(pid), status)
             for number, sandbox in list(self.running.items()):
-                if sandbox.pid == pid:
+                if sandbox.pid == pid and isinstance(sandbox, Forked):
+                    self.begun(number, sandbox, status)
+                elif sandbox.pid == pid:
                     self.sandbox_ended(number, self.running.pop(number), status)
 
     def worker_ended(self, number: int, status: int) -> None:
@@ -207,14 +326,17 @@ class Launcher:
         if status:
             self.tell({"id": number, "error": f"a child of the launcher ended with status {status}"})
 
-    def sandbox_ended(self, number: int, sandbox: Running, status: int) -> None:
+    def sandbox_ended(self, number: int, sandbox: Running | Forked, status: int) -> None:
         """Tell how a sandbox ended, and let nothing of it remain."""
-        sandbox.group.kill()
-        _kill(sandbox.report("child-pid"))
-        code = sandbox.report("exit-code")
+        if isinstance(sandbox, Forked):
+            self.unwatch(sandbox.init)
+        if template := self.templates.pop(number, None):
+            template.close()
+        code = sandbox.exit_code()
+        sandbox.kill()
         message = {"exit": number, "code": code, "status": os.waitstatus_to_exitcode(status)}
         self.tell(message | {"killed": sandbox.killed, "oom_kills": sandbox.group.oom_kills()})
-        os.close(sandbox.status)
+        sandbox.close()
         if not sandbox.group.remove():
             self.ended.append(sandbox.group)
 
@@ -224,27 +346,14 @@ class Launcher:
             for number in list(self.running):
                 self.kill(number)
             self.reap()
+            for fd, _ in self.poll.poll(0):
+                if fd in self.watched:
+                    self.watched[fd]()
             self.ended = [group for group in self.ended if not group.remove()]
             if not self.running and not self.ended:
                 break
             select.select((), (), (), RETRY_SECONDS)
         self.groups.close()
-
-
-def _available(fd: int) -> bytes:
-    try:
-        return os.read(fd, 4096)
-    except BlockingIOError:
-        return b""
-
-
-def _kill(pid: int | None) -> None:
-    if pid is None:
-        return
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def _wake_on_child() -> int:

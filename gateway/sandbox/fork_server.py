@@ -1,0 +1,144 @@
+"""Templates of the bubblewrap driver: Python servers preloaded once, forked per session. Decides nothing.
+
+A template that cannot be forked (it started threads, opened files, died) is told of once in the log, and
+its sandboxes start cold from then on: forking is only ever faster. The launcher looks at a template and
+at each fork from outside; what it found wrong is the reason given here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.abc
+
+from gateway.core.json_types import JsonObject
+from gateway.errors import SandboxError
+
+from .contract import Limits, Mount, Preload, SandboxSpec, WorkspaceSpec
+from .launcher_client import Launcher
+from .pipes import StderrTail, drain, read_when_ready
+from .start_request import template_request
+
+__all__ = ["Forking", "Template", "TemplateKey"]
+
+logger = logging.getLogger(__name__)
+
+LET_THROUGH = ("unshare", "mount", "move_mount")
+"""What a template's filter leaves to its forks, until they load their session's."""
+MOST_FAILURES = 3
+READY_SECONDS = 60.0
+LAST_WORDS = 300
+
+TemplateKey = tuple[tuple[str, ...], frozenset[tuple[str, str]], tuple[Mount, ...], Limits, str, int]
+"""What makes two sandboxes forks of one template: program, environment, mounts, limits, and the place and
+size of the workspace."""
+
+
+@dataclass(slots=True, eq=False)
+class Template:
+    """One preloaded program; `number` is what the launcher knows it by, 0 while there is none."""
+
+    name: str
+    starting: anyio.Lock = field(default_factory=anyio.Lock)
+    number: int = 0
+    uid: int = 0
+    failures: int = 0
+    refused: bool = False
+    errors: StderrTail = field(default_factory=StderrTail)
+
+
+class Forking:
+    """The templates of one driver. `take_uid` and `give_uid` lend each a user of its own."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        program: bytes,
+        tasks: anyio.abc.TaskGroup,
+        take_uid: Callable[[], int],
+        give_uid: Callable[[int], None],
+    ) -> None:
+        self._launcher, self._program, self._tasks = launcher, program, tasks
+        self._take_uid, self._give_uid = take_uid, give_uid
+        self._templates: dict[TemplateKey, Template] = {}
+        self.reason = ""
+        """Why something was not forked, the last time."""
+
+    async def template(
+        self, spec: SandboxSpec, workspace: WorkspaceSpec, request: Callable[[int], JsonObject]
+    ) -> Template | None:
+        """Return the running template for `spec`, started if need be; `None` where it has to start cold.
+
+        `request` gives the driver's `start` request for a user.
+        """
+        preload = spec.preload
+        if preload is None or spec.egress is not None:  # its way out is a mount of its own
+            return None
+        words = preload.argv, frozenset(preload.env.items())
+        key = (*words, spec.mounts, spec.limits, workspace.path, workspace.disk)
+        template = self._templates.setdefault(key, Template(spec.name))
+        async with template.starting:
+            if not template.number and not template.refused:
+                await self._start(template, spec, preload, request)
+        return template if template.number else None
+
+    async def _start(
+        self, template: Template, spec: SandboxSpec, preload: Preload, request: Callable[[int], JsonObject]
+    ) -> None:
+        template.uid = self._take_uid()
+        template.number = number = self._launcher.next_id()
+        template.errors = StderrTail()
+        body = template_request(request(template.uid), spec, preload, self._program)
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        self._tasks.start_soon(self._drain, reading, template.errors)
+        try:
+            with anyio.fail_after(READY_SECONDS):
+                await self._launcher.ask(body | {"id": number}, (writing,))
+        except (SandboxError, TimeoutError) as error:
+            await self._launcher.tell({"op": "kill", "id": 0, "target": number})
+            why = str(error) or f"it was not ready after {READY_SECONDS:.0f} s"
+            self.failed(template, why, for_good=True)
+            self.ended(number)
+        finally:
+            os.close(writing)
+
+    async def _drain(self, fd: int, tail: StderrTail) -> None:
+        try:
+            await drain(lambda most: read_when_ready(fd, most), tail)
+        finally:
+            os.close(fd)
+
+    def failed(self, template: Template, why: str, *, for_good: bool = False) -> None:
+        """Note that a template, or a fork of it, did not start; after a few times it is not tried again."""
+        self.reason = why
+        template.failures += 1
+        if template.refused or not (for_good or template.failures >= MOST_FAILURES):
+            return
+        template.refused = True
+        said = template.errors.text().strip()[-LAST_WORDS:]
+        logger.warning(
+            "%s is not forked but started cold from now on: %s%s",
+            template.name,
+            why,
+            f" ({said})" if said else "",
+        )
+
+    def ended(self, number: int) -> bool:
+        """Take note that the template of that number has ended; False if there is none."""
+        for template in self._templates.values():
+            if template.number == number:
+                template.number = 0
+                self._give_uid(template.uid)
+                return True
+        return False
+
+    def lost(self) -> None:
+        """Take note that the launcher ended, and every template with it."""
+        for template in self._templates.values():
+            if template.number:
+                self.ended(template.number)

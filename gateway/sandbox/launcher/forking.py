@@ -1,0 +1,213 @@
+"""Starts one session as a fork of a template. Runs in a forked child of the launcher, which then ends.
+
+The template is told to fork and to give the child one end of a socket. From then on the child is met
+over that socket alone; its resource limits are its template's. In this order it makes its namespaces; it
+is looked at, moved to its own control groups, and given its user ids; it gets the workspace; it drops its
+rights and is looked at again; it gets pipes, arguments and environment. Until that last step it knows
+nothing of its session.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from . import jail, kernel, looking, pins
+from .groups import Group
+
+__all__ = ["SECONDS", "Fork", "Template", "TemplateUnfit", "hear"]
+
+SECONDS = 10.0
+MAX_MESSAGE = 4096
+CREDENTIALS = struct.Struct("iII")
+FILTERS = 2
+"""The template's and the session's own."""
+
+
+class TemplateUnfit(OSError):
+    """The template, not this fork, is at fault: it must not be asked again."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template that is ready: where it is asked, and what stood when it was found fit.
+
+    `turn` is a pipe with one byte in it, held while the template's own group is being looked at.
+    """
+
+    control: socket.socket
+    pid: int
+    group: Group
+    processes: frozenset[int]
+    namespaces: dict[str, str]
+    turn: tuple[int, int]
+
+    @classmethod
+    def found(cls, control: socket.socket, pid: int, monitor: int, group: Group) -> Template:
+        """Return the template that said it is ready; raises `TemplateUnfit` where it cannot be forked."""
+        init = looking.parent_of(pid)
+        processes = frozenset({monitor, init, pid})
+        turn = os.pipe()
+        os.write(turn[1], b"1")
+        control.settimeout(SECONDS)
+        template = cls(control, pid, group, processes, looking.namespaces(pid), turn)
+        template.check()
+        if left := [name for name in os.listdir(f"/proc/{pid}/root/tmp") if name != "home"]:
+            raise TemplateUnfit(f"it wrote files while it was imported, /tmp/{left[0]} among them")
+        if left := os.listdir(f"/proc/{pid}/root{jail.ENVIRONMENT['HOME']}"):
+            raise TemplateUnfit(f"it wrote files while it was imported, ~/{left[0]} among them")
+        if os.readlink(f"/proc/{pid}/cwd") != "/":
+            raise TemplateUnfit("it changed the working folder while it was imported")
+        _freeze_scratch(pid)
+        return template
+
+    def check(self) -> None:
+        """Raise `TemplateUnfit` where it is no longer alone, or can share something with a fork."""
+        others = looking.members(self.group.folders["pids"]) - self.processes
+        if others:
+            raise TemplateUnfit(f"it started {len(others)} processes that still run")
+        if finding := looking.unshared(self.pid, (0, 1, 2), "it"):
+            raise TemplateUnfit(finding)
+
+    def close(self) -> None:
+        """Let it end."""
+        for fd in self.turn:
+            os.close(fd)
+        self.control.close()
+
+
+@dataclass
+class Fork:
+    """The start of one session. `door` is our end of the socket to it, `theirs` the other."""
+
+    template: Template
+    group: Group
+    request: dict[str, Any]
+    door: socket.socket
+    theirs: socket.socket
+    first: int = 0
+
+    def start(self, home: int, program: bytes, fds: list[int], *, root: bool) -> int:
+        """Bring it up to its server's first step; return a descriptor of its init process.
+
+        `fds`: standard input, output and error, and the namespace of the workspace. Raises `OSError`.
+        """
+        self.door.settimeout(SECONDS)
+        self._fork()
+        self._give_ids(root=root)
+        tree = pins.take(fds[3], home)
+        if not self.request["writable"]:
+            kernel.read_only(tree)
+        socket.send_fds(self.door, [json.dumps(self._rooms()).encode()], [tree])
+        self.door.send(program)
+        came = dict(self._hear() for _ in range(2))
+        init, server = came[b"init"], came[b"server"]
+        held = os.pidfd_open(init)
+        self._look(init, server)
+        socket.send_fds(self.door, [b"go"], [*fds[:3], self._words()])
+        return held
+
+    def _fork(self) -> None:
+        """Have the template fork, and see that nothing but our socket connects it to the fork."""
+        turn = self.template.turn
+        os.read(turn[0], 1)
+        try:
+            socket.send_fds(self.template.control, [b"fork"], [self.theirs.fileno()])
+            self.theirs.close()
+            word, pid = self._hear()
+            # It keeps nothing of the fork's: it said so, and is looked at below.
+            said = hear(self.template.control)
+            if (word, *said) != (b"apart", b"forked", self.template.pid) or looking.parent_of(pid) != said[1]:
+                raise OSError("a fork answered out of turn")
+            self.group.take(pid)
+            self.template.check()
+            if finding := looking.unshared(pid, (0,), "a fork"):
+                raise TemplateUnfit(finding)
+        finally:
+            os.write(turn[1], b"1")
+        self.first = pid
+
+    def _give_ids(self, *, root: bool) -> None:
+        if not root:
+            _write(f"/proc/{self.first}/setgroups", "deny")
+        for name, outside in (("uid_map", self.request["uid"]), ("gid_map", self.request["gid"])):
+            _write(f"/proc/{self.first}/{name}", f"{jail.INSIDE_UID} {outside} 1")
+        self.door.send(b"mapped")
+
+    def _rooms(self) -> dict[str, Any]:
+        request, owner = self.request, f"mode=0700,uid={jail.INSIDE_UID},gid={jail.INSIDE_UID}"
+        return {
+            "tmp": f"size={request['scratch']},nr_inodes={request['scratch_inodes']},{owner}",
+            "shm": f"size={request['shm']},nr_inodes=256,{owner}",
+            "workspace": request["workspace"],
+            "cwd": request["cwd"],
+        }
+
+    def _look(self, init: int, server: int) -> None:
+        if looking.parent_of(server) != init or looking.members(self.group.folders["pids"]) - {
+            init,
+            server,
+            self.first,
+        }:
+            raise TemplateUnfit("a fork started processes of its own before its session")
+        for pid in (init, server):
+            uid, gid = self.request["uid"], self.request["gid"]
+            finding = (
+                looking.unshared(pid, (0,), "a fork")
+                or looking.apart(pid, self.template.namespaces)
+                or looking.locked(pid, uid, gid, FILTERS)
+            )
+            if finding:
+                raise TemplateUnfit(finding)
+
+    def _words(self) -> int:
+        """Return a nameless file with the session's arguments and environment."""
+        fd = os.memfd_create("words", os.MFD_CLOEXEC)
+        words = {"argv": self.request["argv"], "env": jail.ENVIRONMENT | self.request["env"]}
+        with open(os.dup(fd), "wb") as file:
+            file.write(json.dumps(words).encode())
+        return fd
+
+    def _hear(self) -> tuple[bytes, int]:
+        word, pid = hear(self.door)
+        if not word or word.startswith(b"failed"):
+            raise OSError(f"a fork ended early ({word.decode(errors='replace') or 'without a word'})")
+        return word, pid
+
+
+def _freeze_scratch(pid: int) -> None:
+    """Let a template write nowhere any more, so that no file can go between it and its forks."""
+    child = os.fork()
+    if child == 0:
+        try:
+            namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
+            kernel.setns(namespace, kernel.CLONE_NEWNS)
+            flags = kernel.MS_REMOUNT | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+            kernel.mount("tmpfs", jail.SCRATCH, flags=flags)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if os.waitpid(child, 0)[1]:
+        raise TemplateUnfit("its scratch folder could not be made read-only")
+
+
+def hear(door: socket.socket) -> tuple[bytes, int]:
+    """Return the next message and who sent it; nothing at the end."""
+    data, extra, _, _ = door.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(CREDENTIALS.size))
+    return data, next(_senders(extra), 0)
+
+
+def _senders(extra: Iterable[tuple[int, int, bytes]]) -> Iterator[int]:
+    for level, kind, data in extra:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            yield CREDENTIALS.unpack(data[: CREDENTIALS.size])[0]
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)

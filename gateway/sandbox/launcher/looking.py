@@ -1,0 +1,90 @@
+"""Looks at a template and its forks from outside, in /proc, and says what is wrong with them.
+
+Whatever a server's imports did to the interpreter they share with our own code, a fork gets nothing of
+its session before this module has found that it can share nothing with its template or another fork, and
+that it holds no right. A finding is a sentence for people; none is an empty string.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+__all__ = ["NAMESPACES", "apart", "locked", "members", "namespaces", "parent_of", "unshared"]
+
+NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
+CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+READ_ONLY = ("/usr/", "/lib", "/bin/", "/sbin/", "/opt/", "/etc/")
+
+
+def unshared(pid: int, descriptors: Iterable[int], who: str) -> str:
+    """Say what `pid` has that others could share: threads, open descriptors but these, memory."""
+    threads = len(os.listdir(f"/proc/{pid}/task"))
+    if threads != 1:
+        return f"{who} runs {threads} threads"
+    wanted = {str(number) for number in descriptors}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        if name not in wanted:
+            return f"{who} has {_link(f'/proc/{pid}/fd/{name}')} open"
+    with open(f"/proc/{pid}/maps") as file:
+        for line in file:
+            if line[line.index(" ") + 4] == "s" and not _harmless(line):
+                return f"{who} shares memory: {line.split(maxsplit=5)[-1].strip()}"
+    return ""
+
+
+def _harmless(line: str) -> bool:
+    """Say whether a shared mapping is of a file that nobody inside can write."""
+    fields = line.split(maxsplit=5)
+    path = fields[5].rstrip("\n") if len(fields) == 6 else ""
+    return "w" not in fields[1] and path.startswith(READ_ONLY) and not path.endswith(" (deleted)")
+
+
+def apart(pid: int, template: dict[str, str]) -> str:
+    """Say which namespace `pid` still has in common with its template."""
+    own = namespaces(pid)
+    shared = [name for name in NAMESPACES if own[name] == template[name]]
+    return f"a fork is still in its template's namespaces ({', '.join(shared)})" if shared else ""
+
+
+def namespaces(pid: int) -> dict[str, str]:
+    """Return kind -> identity of the namespaces of `pid`."""
+    return {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in NAMESPACES}
+
+
+def locked(pid: int, uid: int, gid: int, filters: int) -> str:
+    """Say which right `pid` still holds: it must be this user, under so many filters at least."""
+    found = _status(pid)
+    if found["Uid"].split() != [str(uid)] * 4 or found["Gid"].split() != [str(gid)] * 4:
+        return f"a fork runs as {found['Uid']}, not as the session's user"
+    if any(int(found[name], 16) for name in CAPABILITIES):
+        return "a fork kept a capability"
+    if found["NoNewPrivs"] != "1" or found["Seccomp"] != "2":
+        return "a fork has no filter"
+    if "Seccomp_filters" in found and int(found["Seccomp_filters"]) < filters:
+        return "a fork did not load its session's filter"
+    return ""
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a process."""
+    return int(_status(pid)["PPid"])
+
+
+def members(folder: str) -> set[int]:
+    """Return the processes in a control group."""
+    with open(f"{folder}/cgroup.procs") as file:
+        return {int(line) for line in file}
+
+
+def _status(pid: int) -> dict[str, str]:
+    with open(f"/proc/{pid}/status") as file:
+        lines = (line.partition(":") for line in file)
+        return {name: value.strip() for name, _, value in lines}
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except FileNotFoundError:
+        return "something"

@@ -1,0 +1,122 @@
+"""What the launcher knows of a sandbox that runs: whom to kill, how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from dataclasses import dataclass
+
+from .groups import Group
+
+__all__ = ["Forked", "Running"]
+
+LONGEST, MOST_WORDS = 16, 4
+
+
+@dataclass
+class Running:
+    """A program below `bwrap`: bwrap's own pid, its groups, where bwrap reports."""
+
+    pid: int
+    group: Group
+    status: int
+    killed: bool = False
+    told: bytes = b""
+
+    def kill(self) -> None:
+        """Send SIGKILL to all of it."""
+        self.group.kill()
+        _kill(self._report("child-pid"))
+        _kill(self.pid)
+
+    def exit_code(self) -> int | None:
+        """Return what the program ended with, if it came so far."""
+        return self._report("exit-code")
+
+    def _report(self, name: str) -> int | None:
+        while chunk := _available(self.status):
+            self.told += chunk
+        lines = [json.loads(line) for line in self.told.split(b"\n") if line.endswith(b"}")]
+        return next((line[name] for line in lines if name in line), None)
+
+    def close(self) -> None:
+        """Forget it."""
+        os.close(self.status)
+
+
+@dataclass
+class Forked:
+    """A fork of a template: who starts it (`pid`, until it has), then its init, where that reports (`door`).
+
+    What comes through the door is the session's own word: it is a number, or nothing.
+    """
+
+    pid: int
+    group: Group
+    door: socket.socket
+    report: socket.socket
+    template: int
+    init: int = -1
+    killed: bool = False
+
+    def kill(self) -> None:
+        """Send SIGKILL to all of it. What is still being started ends with what it is started from."""
+        self.group.kill()
+        if self.init >= 0:
+            _kill_by(self.init)
+
+    def started(self) -> bool:
+        """Take the init from who started it; False where there is none."""
+        try:
+            fds = socket.recv_fds(self.report, LONGEST, 1)[1]
+        except BlockingIOError:
+            return False
+        for fd in fds:
+            os.set_inheritable(fd, False)
+            self.init = fd
+        return bool(fds)
+
+    def exit_code(self) -> int | None:
+        """Return what the program ended with, if it came so far."""
+        code: int | None = None
+        for _ in range(MOST_WORDS):
+            try:
+                word = self.door.recv(LONGEST)
+            except (BlockingIOError, ConnectionResetError):
+                break
+            if not word:
+                break
+            code = int(word) if word.isdigit() else code
+        return code
+
+    def close(self) -> None:
+        """Forget it."""
+        self.door.close()
+        self.report.close()
+        if self.init >= 0:
+            os.close(self.init)
+
+
+def _available(fd: int) -> bytes:
+    try:
+        return os.read(fd, 4096)
+    except BlockingIOError:
+        return b""
+
+
+def _kill(pid: int | None) -> None:
+    if pid is None:
+        return
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _kill_by(held: int) -> None:
+    try:
+        signal.pidfd_send_signal(held, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,58 @@
+"""Makes a driver start every program as a fork, so that what is asked of sandboxes is asked of forks too.
+
+A Python program of the probes runs in the forked interpreter itself; anything else replaces it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gateway.data import data_folder
+from gateway.sandbox.bubblewrap import BubblewrapDriver
+from gateway.sandbox.contract import Mount, Preload, Sandbox, SandboxSpec, Workspace, WorkspaceSpec
+from gateway.sandbox.runtimes import python_runtime
+
+__all__ = ["ForkedDriver", "forked"]
+
+INSIDE = "/opt/sandgate"
+FILES = ("fork_server.py", "run_server.py")
+ISOLATED = ("-P", "-s", "-S")
+
+
+def forked(spec: SandboxSpec) -> SandboxSpec:
+    """Return a spec whose program is run by a fork of a template."""
+    runtime = python_runtime()
+    start = (runtime.argv0, *ISOLATED, f"{INSIDE}/fork_server.py", "-")
+    if spec.argv[:2] == (runtime.argv0, "-I"):
+        preload, rest = (*start, "script", spec.argv[2]), spec.argv[3:]
+    else:
+        preload, rest = (*start, "exec", "-"), spec.argv
+    helpers = tuple(Mount(data_folder("sandboxes") / name, f"{INSIDE}/{name}") for name in FILES)
+    mounts = tuple(dict.fromkeys((*runtime.mounts, *spec.mounts, *helpers)))
+    return replace(spec, argv=(*preload, *rest), mounts=mounts, preload=Preload(preload, dict(runtime.env)))
+
+
+class ForkedDriver:
+    """As `contract.SandboxDriver`, over an unopened bubblewrap driver; nothing starts cold."""
+
+    name = "bubblewrap+fork"
+
+    def __init__(self, driver: BubblewrapDriver) -> None:
+        self.driver = driver
+
+    async def __aenter__(self) -> ForkedDriver:
+        """As `contract.SandboxDriver.__aenter__`."""
+        await self.driver.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """As `contract.SandboxDriver.__aexit__`."""
+        await self.driver.__aexit__(*exc_info)
+
+    async def open_workspace(self, spec: WorkspaceSpec) -> Workspace:
+        """As `contract.SandboxDriver.open_workspace`."""
+        return await self.driver.open_workspace(spec)
+
+    async def acquire(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
+        """As `contract.SandboxDriver.acquire`. Raises `SandboxError` where the program would start cold."""
+        return await self.driver.fork(forked(spec), workspace)
