@@ -17,9 +17,11 @@ from anyio.abc import TaskStatus
 
 from gateway.errors import UsageError
 from gateway.runtime.gateway import Gateway
+from gateway.serve import socket_protocol
 from gateway.serve.app import GatewayApp
 from gateway.serve.http_protocol import BoundedHttpProtocol
 from gateway.serve.signals import ending_signals, until_signal
+from gateway.serve.socket_protocol import BoundedSocketProtocol
 
 __all__ = ["bind", "serve_http"]
 
@@ -123,8 +125,10 @@ def _config(app: GatewayApp, max_frame: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=BoundedHttpProtocol,
-        ws="websockets-sansio",
+        ws=BoundedSocketProtocol,
         ws_max_size=max_frame,
+        ws_ping_interval=socket_protocol.PING_SECONDS,
+        ws_ping_timeout=socket_protocol.PONG_SECONDS,
         ws_per_message_deflate=False,  # a small compressed frame may unfold into a huge one
         lifespan="off",  # entered by serve_http, so that a failure is an exception
         log_config=None,
