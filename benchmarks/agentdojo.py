@@ -27,6 +27,7 @@ from gateway.core.policy import CompiledPolicy, PackFacts, Request, compile_poli
 from gateway.core.policy.learning import propose
 from gateway.core.policy.provenance import Seen
 from gateway.core.policy.recorded import RecordedCall
+from gateway.core.policy.situation import NOWHERE
 from gateway.core.policy.state import Moment, PolicyState
 from tests.support.venvs import client_venv
 
@@ -123,7 +124,7 @@ class Session:
         self._state.begin(None)
         request = Request(self._server, call.tool, call.arguments, principal=LOCAL)
         moment = Moment(float(self._made), float(self._made))
-        decision = self._state.judge(self._policy, call_id, request, moment).decision
+        decision = self._state.judge(self._policy, call_id, request, moment, NOWHERE.crosses_link).decision
         runs = decision.allowed or (approved and decision.effect is Effect.ASK)
         if runs:
             self._state.returned(call_id, call.result)

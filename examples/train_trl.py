@@ -2,30 +2,43 @@
 
     pip install sandgate torch 'trl==1.16.*'
     sandgate serve git --mode training &
-    python examples/train_trl.py http://127.0.0.1:8000
+    python examples/train_trl.py http://127.0.0.1:8000 --plot reward.svg
 
 Nothing is downloaded: the model has random weights, and its vocabulary is a handful of whole tool calls, so
-that chance finds good ones. `--model NAME` trains a real model that can call tools instead.
+that chance finds good ones. `--model NAME` trains a real model that can call tools instead. The reward of
+each step goes to stderr as it comes, all of them to stdout at the end, as one line of JSON.
 """
 
 # TRL is not installed where this is type-checked.
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownMemberType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# pyright: reportUntypedBaseClass=false
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
+import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
+from transformers import (
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    TrainerCallback,
+    set_seed,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from gateway.training import trl_environment
+from gateway.training.plot import Lines
 
 REPOSITORY = {"repo_path": "/workspace"}
 CALLS: list[tuple[str, dict[str, Any]]] = [
@@ -110,14 +123,44 @@ def settings(folder: str, options: argparse.Namespace) -> GRPOConfig:
         save_strategy="no",
         report_to="none",
         bf16=not tiny and torch.cuda.is_available(),
-        gradient_checkpointing=not tiny,
         disable_tqdm=True,
         seed=options.seed,
     )
 
 
+class Progress(TrainerCallback):
+    """Shows the reward of each step, and stops where several in a row had nothing more to learn."""
+
+    ENOUGH = 3
+    """Steps in a row whose rollouts all had the highest reward."""
+
+    def __init__(self) -> None:
+        self.rewards: list[float] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Note and show a step."""
+        if "reward" not in (logs or {}):
+            return
+        reward = float(logs["reward"])
+        self.rewards.append(reward)
+        bar = "#" * round(40 * max(0.0, min(1.0, reward)))
+        print(f"step {state.global_step:>3}  reward {reward:5.2f}  {bar}", file=sys.stderr, flush=True)
+        if len(self.rewards) >= self.ENOUGH and min(self.rewards[-self.ENOUGH :]) >= 1.0:
+            control.should_training_stop = True
+
+
+def report(rewards: list[float], plot: Path | None) -> None:
+    """Print the mean reward of the first and of the last steps, and draw them all."""
+    few = max(1, min(5, len(rewards) // 2))
+    first, last = (sum(some) / few for some in (rewards[:few], rewards[-few:]))
+    print(json.dumps({"first": round(first, 4), "last": round(last, 4), "all": rewards}))
+    if plot is not None:
+        points = [(float(step), reward) for step, reward in enumerate(rewards, 1)]
+        Lines("GRPO on the git pack", "step", "mean reward", {"reward": points}).write(plot)
+
+
 def main() -> None:
-    """Train, and print the mean reward of the first and of the last steps as one line of JSON."""
+    """Train and report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("url", help="what `sandgate serve git --mode training` prints")
     parser.add_argument("--model", help="a real model instead of the tiny one")
@@ -125,10 +168,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--generations", type=int, default=8, help="rollouts for each step")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the rewards as SVG")
     options = parser.parse_args()
+    warnings.filterwarnings("ignore", message="You are using 'environment_factory'")
     set_seed(options.seed)
     tokenizer = tiny_tokenizer() if options.model is None else None
     row = {"prompt": [{"role": "user", "content": "Use the tools. "}], "task": options.task, "seed": 1}
+    progress = Progress()
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
             model=options.model if tokenizer is None else tiny_model(tokenizer),
@@ -136,11 +182,11 @@ def main() -> None:
             args=settings(folder, options),
             train_dataset=Dataset.from_list([row] * options.generations),
             environment_factory=trl_environment(options.url, pack="git", task=options.task),
+            callbacks=[progress],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
-    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-    few = max(1, min(5, len(rewards) // 2))
-    print(json.dumps({"first": sum(rewards[:few]) / few, "last": sum(rewards[-few:]) / few, "all": rewards}))
+    report(progress.rewards, options.plot)
 
 
 if __name__ == "__main__":

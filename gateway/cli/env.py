@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.cli.env_play import play
 from gateway.cli.options import (
     ConfigOption,
     FormatOption,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(name="env", help="Play episodes from the terminal.", no_args_is_help=True)
+app.command()(play)
 
 ActionsOption = Annotated[
     Path | None, typer.Option("--actions", metavar="FILE", help="Play these actions: JSON Lines, one each.")

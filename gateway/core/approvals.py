@@ -12,12 +12,24 @@ from dataclasses import dataclass, replace
 
 from gateway.core.calls import Principal, ToolCall
 from gateway.core.decisions import Decision, DecisionCode, Effect
-from gateway.core.json_types import JsonObject
+from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.records import CallIds, ToolIds
 from gateway.core.secrets import mask_object
 from gateway.core.strict_json import canonical
 
-__all__ = ["ApprovalRequest", "ApprovalTerms", "approval_request", "approved_decision"]
+__all__ = ["DICE", "ApprovalRequest", "ApprovalTerms", "Drawn", "approval_request", "approved_decision"]
+
+
+DICE = "seeded approver"
+"""Who answers where nobody is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What the seeded approver of a training policy says of one call; `id` is that of the approval."""
+
+    id: str
+    approve: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +37,15 @@ class ApprovalTerms:
     """What a rule says of its approvals. `ttl` and `wait` are in seconds.
 
     `by` tests who is named (empty: nobody is); `prompt` says whether the calling client may be asked.
+    `clears` are the labels that a yes takes from the session. What dice have `drawn` asks nobody.
     """
 
     by: tuple[Callable[[Principal], bool], ...] = ()
     ttl: float = 600.0
     wait: float = 60.0
     prompt: bool = True
+    clears: tuple[str, ...] = ()
+    drawn: Drawn | None = None
 
     def names(self, principal: Principal) -> bool:
         """Whether the rule names this principal."""
@@ -92,6 +107,7 @@ def approval_request(
         "principal": [principal.name, principal.client, principal.user],
         "rights": [*sorted(principal.groups), None, *sorted(principal.roles)],
         "rule": decision.rule,
+        "clears": list[JsonValue](terms.clears),
     }
     return ApprovalRequest(
         call=call,

@@ -5,6 +5,7 @@ Each command names the events that answer it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -22,6 +23,8 @@ __all__ = [
     "Command",
     "Event",
     "Expired",
+    "Look",
+    "Looked",
     "Pending",
     "Record",
     "RecordLost",
@@ -43,6 +46,16 @@ class Called:
     episode: str | None = None
     step: int | None = None
     wall: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was found in the session's files: whether the way to a path leads over a symbolic link.
+
+    A path that could not be looked at is left out.
+    """
+
+    crosses_link: Mapping[str, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +123,28 @@ class Pending:
 
 
 Event: TypeAlias = (
-    Called | Recorded | RecordLost | Approved | Refused | Expired | Pending | Acquired | Returned | Broke
+    Called
+    | Looked
+    | Recorded
+    | RecordLost
+    | Approved
+    | Refused
+    | Expired
+    | Pending
+    | Acquired
+    | Returned
+    | Broke
 )
 
 
 # -- commands: what to do next --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Look at these paths of the session's workspace, before anything is decided; answer with `Looked`."""
+
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,4 +184,4 @@ class Answer:
     outcome: Outcome
 
 
-Command: TypeAlias = Record | SeekApproval | Acquire | Send | Answer
+Command: TypeAlias = Look | Record | SeekApproval | Acquire | Send | Answer

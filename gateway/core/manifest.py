@@ -78,9 +78,20 @@ _FileName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]
 
 
 class StandIn(FrozenModel):
-    """A server used instead in training mode."""
+    """What is different of a server in training mode.
 
-    command: Annotated[Many[Word], Field(min_length=1)]
+    `command` runs in its place: its tools have to be the locked ones, and it gets no secret. `env` is
+    added to its environment, over what stands there.
+    """
+
+    command: Annotated[Many[Word], Field(min_length=1)] | None = None
+    env: Mapping[_EnvName, _NoNul] = Field(default_factory=dict[str, str])
+
+    @model_validator(mode="after")
+    def _says_something(self) -> StandIn:
+        if self.command is None and not self.env:
+            raise ValueError("'training' has a 'command' to run instead, 'env' to add, or both")
+        return self
 
 
 class ServerSpec(FrozenModel):
@@ -121,8 +132,31 @@ class ServerSpec(FrozenModel):
             )
         if both := sorted(set(self.secrets) & set(self.env)):
             raise ValueError(f"{both[0]} is in 'env' and in 'secrets': secrets have no value here")
+        if self.training and (both := sorted(set(self.secrets) & set(self.training.env))):
+            raise ValueError(f"{both[0]} is in 'training' and in 'secrets': secrets have no value here")
         _one_kind_each(self.kinds)
         return self
+
+    def in_training(self) -> ServerSpec:
+        """Return the server as it runs in training mode."""
+        if self.training is None:
+            return self
+        env = {**self.env, **self.training.env}
+        if self.training.command is None:
+            return self.model_copy(update={"env": env})
+        return ServerSpec(
+            command=self.training.command,
+            env=env,
+            startup_timeout=self.startup_timeout,
+            call_timeout=self.call_timeout,
+            prefix=self.prefix,
+            kinds=self.kinds,
+        )
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether another program runs in its place in training mode."""
+        return self.training is not None and self.training.command is not None
 
     @property
     def source(self) -> Source:
@@ -256,5 +290,3 @@ def _unsupported(manifest: Manifest, document: Document) -> Iterator[Problem]:
         if server.source in ("image", "url"):
             message = f"this build runs command, pypi and npm servers, not {server.source!r}"
             yield document.problem((*at, server.source), "unsupported", message)
-        if server.training is not None:
-            yield document.problem((*at, "training"), "unsupported", "this build has no training stand-ins")

@@ -83,17 +83,17 @@ def decision_record(
     ids: CallIds,
     tool: ToolIds,
     arguments: JsonObject,
-    plain: bool,
+    plain: JsonObject | None,
     key: bytes,
 ) -> JsonObject:
     """Return the body of a call's decision record.
 
-    `arguments` are those judged; their values are written only if `plain`. `key` is the ledger's:
+    `arguments` are those judged; of their values only those in `plain` are written. `key` is the ledger's:
     with it an owner can tell whether a call had certain arguments, nobody else can guess them.
     """
     written: JsonObject = {"shape": arguments_shape(arguments), "hmac": _hmac(key, canonical(arguments))}
-    if plain:
-        written["plain"] = arguments
+    if plain is not None:
+        written["plain"] = plain
     return _body(Event.DECISION, call, ids, tool, arguments=written, decision=decision.wire())
 
 

@@ -25,7 +25,7 @@ __all__ = [
     "read_trajectory",
 ]
 
-_ENDS = ("done_reason", "truncated", "truncated_reason", "rubric", "events")
+_ENDS = ("done_reason", "truncated", "truncated_reason", "rubric", "events", "step_rewards")
 _APART = frozenset({"reward", "done", "metadata"})
 _DECIDED = ("effect", "code", "rule")
 

@@ -17,11 +17,14 @@ from pydantic import BaseModel
 
 from gateway.core.policy.situation import VIRTUAL_START
 
-__all__ = ["EPOCH", "episode_environment", "seeded"]
+__all__ = ["EPOCH", "SEED_MARK", "SEED_VARIABLE", "episode_environment", "seeded"]
 
 EPOCH = int(VIRTUAL_START)
 
-_SEED = "${seed}"
+SEED_MARK = "${seed}"
+"""Stands for the seed in a task, and in what a manifest writes of a server."""
+SEED_VARIABLE = "SANDGATE_SEED"
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -35,7 +38,7 @@ def seeded(model: _Model, seed: int) -> _Model:
 def _seeded(value: object, seed: int) -> object:
     match value:
         case str():
-            return value.replace(_SEED, str(seed)) if _SEED in value else value
+            return value.replace(SEED_MARK, str(seed)) if SEED_MARK in value else value
         case BaseModel():
             return seeded(value, seed)
         case tuple():
@@ -51,4 +54,4 @@ def _seeded(value: object, seed: int) -> object:
 
 def episode_environment(seed: int) -> dict[str, str]:
     """Return what is added to the environment of an episode's programs."""
-    return {"SANDGATE_SEED": str(seed), "SANDGATE_EPOCH": str(EPOCH), "SOURCE_DATE_EPOCH": str(EPOCH)}
+    return {SEED_VARIABLE: str(seed), "SANDGATE_EPOCH": str(EPOCH), "SOURCE_DATE_EPOCH": str(EPOCH)}

@@ -12,12 +12,13 @@ The shell (`runtime.gateway`) feeds it events and carries out the one command ea
 Every rule of the path is in `_TRANSITIONS`: nothing is sent before its decision is on disk, nothing
 is answered before its outcome is, a call is sent at most once, and any doubt is a denial. An approved
 call is judged once more, by the policy of that moment; the approval stands in for the very ask it
-answers and for nothing else.
+answers and for nothing else. A policy that asks about the session's files has them looked at before
+each judgement (`Look`, `Looked`); other calls do without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Literal, TypeAlias, TypedDict
@@ -46,6 +47,8 @@ from gateway.core.events import (
     Command,
     Event,
     Expired,
+    Look,
+    Looked,
     Pending,
     Record,
     Recorded,
@@ -57,7 +60,7 @@ from gateway.core.events import (
 )
 from gateway.core.json_types import JsonObject
 from gateway.core.policy import CompiledPolicy, Request
-from gateway.core.policy.approving import approval_terms
+from gateway.core.policy.approving import CallNumber, approval_terms
 from gateway.core.policy.in_force import PolicyInForce
 from gateway.core.policy.limits import Counters
 from gateway.core.policy.provenance import Seen
@@ -78,7 +81,11 @@ class _Who(TypedDict):
     mode: Mode
 
 
+_UNDECIDED = Decision(Effect.DENY, DecisionCode.POLICY_ERROR, "the call has not been judged")
+
+
 class _Phase(Enum):
+    LOOKING = auto()  # the policy wants to know something of the session's files
     JUDGED = auto()  # the decision waits for the disk
     SEEKING = auto()  # somebody is asked
     ACQUIRING = auto()  # the server is being had
@@ -87,9 +94,22 @@ class _Phase(Enum):
     DONE = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """An approval that was given to what was shown as `binding`."""
+
+    approval: str
+    by: str
+    binding: str
+
+
 @dataclass(slots=True)
 class _Running:
-    """One call in flight. `policy` is what its decision was made by, also after a reload."""
+    """One call in flight: the `number`th of its session.
+
+    `policy` is what its decision was made by, also after a reload. `clears` are the labels that the
+    approval it runs on takes away.
+    """
 
     call: ToolCall
     policy: CompiledPolicy
@@ -98,10 +118,13 @@ class _Running:
     tool: Tool | None
     ids: CallIds
     started: float
+    number: int = 0
     phase: _Phase = _Phase.JUDGED
     sandbox: str | None = None
     outcome: Outcome | None = None
     wall: float = 0.0
+    given: _Given | None = None
+    clears: tuple[str, ...] = ()
 
     def moment(self, now: float) -> Moment:
         """Return `now` on both clocks."""
@@ -122,7 +145,7 @@ class SessionFacts:
     """What does not change while a session lives, but for the policy that is in force.
 
     `key` seals argument digests in the ledger. `counters` are those of the whole gateway; `prompt` is
-    the task that the session is about, where one is known.
+    the task that the session is about, where one is known, and `seed` that of its episode.
     """
 
     id: str
@@ -137,6 +160,7 @@ class SessionFacts:
     secrets: tuple[str, ...] = ()
     counters: Counters = field(default_factory=Counters)
     prompt: str = ""
+    seed: int = 0
 
     @property
     def policy(self) -> CompiledPolicy:
@@ -215,11 +239,37 @@ class SessionMachine:
         if call.call_id in self._running:
             raise RuntimeError(f"call id {call.call_id} is in use")
         tool = facts.catalog.tools.get(call.tool) if call.target == "tool" else _named(call)
-        self.state.begin(event.step)
-        decision, arguments = self._judge(call, tool, Moment(event.wall, now))
+        number = self.state.begin(event.step)
         ids = CallIds(facts.id, event.episode, event.step, facts.principal.name, facts.pack)
-        running = _Running(call, facts.policy, decision, arguments, tool, ids, now, wall=event.wall)
+        running = _Running(
+            call, facts.policy, _UNDECIDED, call.arguments, tool, ids, now, number, wall=event.wall
+        )
         self._running[call.call_id] = running
+        return self._consider(running, now)
+
+    def _consider(self, running: _Running, now: float) -> Command:
+        """Judge the call, once it is known what the policy asks of the session's files."""
+        policy, tool = running.policy, running.tool
+        if policy.looks and tool is not None:
+            paths = policy.paths_to_look_at(self._asked(running.call, tool))
+            if paths:
+                running.phase = _Phase.LOOKING
+                return Look(paths)
+        return self._judged(running, {}, now)
+
+    def _looked(self, running: _Running, event: Event, now: float) -> Command:
+        assert isinstance(event, Looked)
+        return self._judged(running, event.crosses_link, now)
+
+    def _judged(self, running: _Running, crosses_link: Mapping[str, bool], now: float) -> Command:
+        decision, running.arguments = self._judge(running, crosses_link, now)
+        given = running.given
+        if given is not None and decision.effect is Effect.ASK:
+            running.decision = decision.of_call(running.call.call_id)
+            asked = self._request(running)
+            if asked.binding == given.binding:
+                decision = approved_decision(decision, given.approval, given.by)
+                running.clears = asked.terms.clears
         return self._decide(running, decision)
 
     def _decide(self, running: _Running, decision: Decision) -> Command:
@@ -231,13 +281,23 @@ class SessionMachine:
             ids=running.ids,
             tool=running.tool_ids,
             arguments=running.arguments,
-            plain=self.facts.plain_arguments,
+            plain=self._plain(running),
             key=self.facts.key,
         )
         return Record(body)
 
-    def _judge(self, call: ToolCall, tool: Tool | None, moment: Moment) -> tuple[Decision, JsonObject]:
-        facts = self.facts
+    def _plain(self, running: _Running) -> JsonObject | None:
+        """Return the arguments as the ledger shows them, `None` where it is not to show them."""
+        facts, tool = self.facts, running.tool
+        shown = facts.plain_arguments or (
+            tool is not None and running.policy.shows_arguments(tool.target, tool.server, tool.upstream)
+        )
+        return mask_object(running.arguments, facts.secrets) if shown else None
+
+    def _judge(
+        self, running: _Running, crosses_link: Mapping[str, bool], now: float
+    ) -> tuple[Decision, JsonObject]:
+        call, tool, policy = running.call, running.tool, running.policy
         if tool is None:
             return self._deny(
                 DecisionCode.UNKNOWN_TOOL, f"no server of this pack has a {call.target} {call.tool[:128]!r}"
@@ -246,8 +306,8 @@ class SessionMachine:
             return self._definition_changed(tool), call.arguments
         if (fault := tool.check(call.arguments)) is not None:
             return self._deny(DecisionCode.INVALID_ARGUMENTS, fault), call.arguments
-        request = self._asked(call, tool)
-        judgement = self.state.judge(facts.policy, call.call_id, request, moment)
+        request, moment = self._asked(call, tool), running.moment(now)
+        judgement = self.state.judge(policy, call.call_id, request, moment, crosses_link.get)
         return judgement.decision, judgement.arguments
 
     def _asked(self, call: ToolCall, tool: Tool) -> Request:
@@ -264,6 +324,8 @@ class SessionMachine:
         if running.decision.effect is Effect.ASK:
             running.phase = _Phase.SEEKING
             return SeekApproval(self._request(running))
+        if running.decision.code is DecisionCode.APPROVED:
+            self.state.clear(running.clears)
         if not running.decision.allowed or running.tool is None:
             return self._settle(running, Denied(running.decision), now)
         running.phase = _Phase.ACQUIRING
@@ -277,21 +339,21 @@ class SessionMachine:
             principal=self.facts.principal,
             arguments=running.arguments,
             decision=running.decision,
-            terms=approval_terms(running.policy, running.decision.rule),
+            terms=approval_terms(
+                running.policy,
+                running.decision.rule,
+                self.facts.mode,
+                CallNumber(self.facts.seed, running.number),
+            ),
             secrets=self.facts.secrets,
         )
 
     def _approved(self, running: _Running, event: Event, now: float) -> Command:
         """Judge the call as things stand now; the approval replaces the very ask it was given to."""
         assert isinstance(event, Approved)
-        asked = self._request(running)
+        running.given = _Given(event.approval, event.by, self._request(running).binding)
         running.policy = self.facts.policy
-        decision, running.arguments = self._judge(running.call, running.tool, running.moment(now))
-        if decision.effect is Effect.ASK:
-            running.decision = decision.of_call(running.call.call_id)
-            if self._request(running).binding == asked.binding:
-                decision = approved_decision(decision, event.approval, event.by)
-        return self._decide(running, decision)
+        return self._consider(running, now)
 
     def _not_approved(self, running: _Running, event: Event, now: float) -> Command:
         match event:
@@ -396,6 +458,7 @@ _Step: TypeAlias = Callable[[SessionMachine, _Running, Event, float], Command]
 
 # pyright: reportPrivateUsage=false
 _TRANSITIONS: dict[tuple[_Phase, type], _Step] = {
+    (_Phase.LOOKING, Looked): SessionMachine._looked,
     (_Phase.JUDGED, Recorded): SessionMachine._decided,
     (_Phase.JUDGED, RecordLost): SessionMachine._decision_lost,
     (_Phase.SEEKING, Approved): SessionMachine._approved,

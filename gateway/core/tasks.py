@@ -31,6 +31,7 @@ __all__ = [
     "Scored",
     "Sequential",
     "SqliteQuery",
+    "StepReward",
     "Task",
     "ToolCalled",
     "Weighted",
@@ -279,6 +280,13 @@ RubricNode: TypeAlias = Annotated[
 """One entry of a rubric."""
 
 
+class StepReward(FrozenModel):
+    """What a step earns after which `check` scores 1 for the first time; it is paid once."""
+
+    reward: Annotated[float, Field(strict=False)]
+    check: Check
+
+
 class Task(FrozenModel):
     """One thing to do. `workspace` overrides the pack's seed; `rubric` reads like a `Weighted` node.
 
@@ -291,10 +299,11 @@ class Task(FrozenModel):
     workspace: PackPath | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     rubric: Annotated[Many[RubricNode], Field(min_length=1)]
+    step_rewards: Many[StepReward] = ()
     events: Many[TaskEvent] = ()
 
 
-for _model in (Weighted, Sequential, Task):
+for _model in (Weighted, Sequential, StepReward, Task):
     _model.model_rebuild()
 
 

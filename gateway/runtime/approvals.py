@@ -14,7 +14,7 @@ from typing import Protocol
 
 import anyio
 
-from gateway.core.approvals import ApprovalRequest
+from gateway.core.approvals import DICE, ApprovalRequest, Drawn
 from gateway.core.calls import Principal, Role
 from gateway.core.events import Approved, Expired, Pending, Refused
 from gateway.core.json_types import JsonObject
@@ -108,6 +108,8 @@ class Approvals:
 
     async def seek(self, request: ApprovalRequest, prompt: Prompt | None = None) -> Answer:
         """Return the answer for a call, within its rule's `wait`; an approval that is returned is spent."""
+        if (drawn := request.terms.drawn) is not None:
+            return await self._record_drawn(request, drawn)
         if not self._answerable and (prompt is None or not _may_prompt(request)):
             return Refused("nobody can be asked: this gateway has no queue that somebody could answer")
         approval = self._join(request)
@@ -120,6 +122,15 @@ class Approvals:
         if isinstance(approval, Approval) and approval.spent:
             approval = self._join(request)
         return self._take(approval)
+
+    async def _record_drawn(self, request: ApprovalRequest, drawn: Drawn) -> Answer:
+        """Return what dice say, once that is durable: a training policy has them answer at once."""
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._record(request, drawn.id, DICE, approve=drawn.approve)
+        except LedgerError as error:
+            return Refused(str(error))
+        return Approved(drawn.id, DICE) if drawn.approve else Refused(f"the {DICE} denied {drawn.id}")
 
     def _join(self, request: ApprovalRequest) -> Approval | Refused:
         """Return the approval that is bound to this very call, made if there is none."""
@@ -231,18 +242,17 @@ class Approvals:
         approval.claimed = True  # no second answer while the first is on its way to the disk
         try:
             with anyio.CancelScope(shield=True):
-                await self._ledger.append(
-                    approval_record(
-                        call=request.call,
-                        verdict=request.verdict(approval.id, by, approved=approve),
-                        ids=request.ids,
-                        tool=request.tool,
-                    )
-                )
+                await self._record(request, approval.id, by, approve=approve)
                 approval.approved, approval.by = approve, by
                 approval.answered.set()
         finally:
             approval.claimed = False
+
+    async def _record(self, request: ApprovalRequest, approval: str, by: str, *, approve: bool) -> None:
+        verdict = request.verdict(approval, by, approved=approve)
+        await self._ledger.append(
+            approval_record(call=request.call, verdict=verdict, ids=request.ids, tool=request.tool)
+        )
 
     # -- lifetime
 

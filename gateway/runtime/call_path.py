@@ -5,7 +5,8 @@ This is the only place where a decision leads to a ledger record or to a tool se
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import logging
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import anyio
@@ -19,6 +20,8 @@ from gateway.core.events import (
     Called,
     Command,
     Event,
+    Look,
+    Looked,
     Record,
     Recorded,
     RecordLost,
@@ -27,7 +30,7 @@ from gateway.core.events import (
     Send,
 )
 from gateway.core.json_types import JsonObject
-from gateway.errors import LedgerError
+from gateway.errors import LedgerError, SandboxError
 from gateway.loop import Promise
 from gateway.runtime.approvals import Approvals, Prompt
 from gateway.runtime.clock import Clock
@@ -36,6 +39,11 @@ from gateway.runtime.sessions import Session
 from gateway.runtime.upstream import Upstream, UpstreamFailure
 
 __all__ = ["CallPath", "Records", "Told"]
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0
+"""How long a call looks at files before what it has not seen is a doubt."""
 
 
 class Records(Protocol):
@@ -119,6 +127,8 @@ class CallPath:
 
     async def _carry_out(self, command: Command) -> Event:
         match command:
+            case Look(paths):
+                return await self._look(paths)
             case Record(body):
                 self._record = self._records.begin(body)
                 return await self._recorded()
@@ -130,6 +140,17 @@ class CallPath:
                 return await _attempt(self._send(method, params))
             case Answer():
                 raise RuntimeError("an answer is given, not carried out")
+
+    async def _look(self, paths: Sequence[str]) -> Event:
+        """Look for links on the way to `paths`. It is over soon, so a caller who leaves does not stop it."""
+        workspace, found = self._session.workspace, dict[str, bool]()
+        with anyio.move_on_after(LOOK_SECONDS, shield=True):
+            for path in paths:
+                try:
+                    found[path] = await workspace.crosses_link(path[len(workspace.path) :].lstrip("/"))
+                except (SandboxError, OSError) as error:  # left out, it is a doubt
+                    logger.warning("a path of session %s cannot be looked at: %s", self._session.id, error)
+        return Looked(found)
 
     async def _recorded(self) -> Event:
         assert self._record is not None

@@ -62,6 +62,7 @@ class EpisodeOpening:
             env=episode_environment(seed),
             restarts=False,  # a server's lost state must end the episode, in any mode
             prompt=task.prompt if task else "",
+            episode_seed=seed,
         )
         return self._put_together(session, task, seed, wanted.episode_id, start)
 

@@ -197,15 +197,32 @@ class EpisodeRun:
 
     async def _settled(self, shown: _Shown, number: int) -> StepResult:
         metadata: JsonObject = {"episode_id": self.episode_id, "step": number, **shown.metadata}
-        ending, reward = self.state.settle(), self.calls.reward
+        ending = self.state.settle()
+        earned, told = await self._earned(ending)
+        metadata |= told
+        ending = self.state.ending
         if ending is None:
-            return StepResult(shown.observation, metadata, reward)
+            return StepResult(shown.observation, metadata, earned)
         ending, scored = await self._conclude(ending)
         metadata |= ending.metadata()
         if scored is not None:
             metadata["rubric"] = scored.components
-            reward = scored.reward + (reward or 0.0)
-        return StepResult(shown.observation, metadata, reward, done=True)
+            earned = scored.reward + (earned or 0.0)
+        return StepResult(shown.observation, metadata, earned, done=True)
+
+    async def _earned(self, ending: Ending | None) -> tuple[float | None, JsonObject]:
+        """Return the step's own reward and what is told of it: denials cost, the task may pay."""
+        reward = self.calls.reward
+        if ending is not None and ending.failure is not None:
+            return reward, {}
+        try:
+            paid = await self.scoring.of_step()
+        except CheckFault as fault:
+            self.state.unscored(str(fault))
+            return reward, {}
+        if paid is None:
+            return reward, {}
+        return paid[0] + (reward or 0.0), {"step_rewards": paid[1]} if paid[1] else {}
 
     async def _conclude(self, ending: Ending) -> tuple[Ending, Reward | None]:
         """Stop the servers, then score what they left, unless the infrastructure ended the episode."""

@@ -61,7 +61,13 @@ class GatewaySettings:
 
     def serving(self) -> ServingSettings:
         """Return the part that bringing up a pack needs."""
-        return ServingSettings(self.call_timeout, self.max_result, self.locked, self.secrets)
+        return ServingSettings(
+            call_timeout=self.call_timeout,
+            max_result=self.max_result,
+            locked=self.locked,
+            training=self.mode == "training",
+            secrets=self.secrets,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class _LeaseTerms:
     restarts: bool | None
     prompt: str
     client: ClientFacts
+    episode_seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,21 +199,24 @@ class Gateway:
         restarts: bool | None = None,
         prompt: str = "",
         client: ClientFacts = NOBODY,
+        episode_seed: int = 0,
     ) -> Session:
         """Open a session with a pristine workspace; its servers start at their first call.
 
         `workspace_seed` overrides the pack's and `snapshot` both, `env` is added to every server's
         environment, `restarts` says whether a server that died is replaced at the next call (by default
         in deployment), `prompt` is the task the session is for: a policy may trust values that appear in
-        it, `client` what its servers are told of who they work for. Raises `TooManySessions`,
-        `ShuttingDown`, `ClientError` (unknown pack) or `SandboxError`.
+        it, `client` what its servers are told of who they work for, `episode_seed` what a policy's dice are
+        thrown by. Raises `TooManySessions`, `ShuttingDown`, `ClientError` (unknown pack) or `SandboxError`.
         """
         if self._draining:
             raise ShuttingDown
         served = self._pack(pack)
         self._sessions.reserve(principal)
         try:
-            lease_terms = _LeaseTerms(workspace_seed, snapshot, env or {}, restarts, prompt, client)
+            lease_terms = _LeaseTerms(
+                workspace_seed, snapshot, env or {}, restarts, prompt, client, episode_seed
+            )
             session = await self._open(served, principal, session_id or new_session_id(), lease_terms)
             try:
                 self._sessions.add(session)
@@ -348,7 +358,7 @@ class Gateway:
         session_id: str,
         terms: _LeaseTerms,
     ) -> Session:
-        machine = SessionMachine(self._facts(served, principal, session_id, terms.prompt))
+        machine = SessionMachine(self._facts(served, principal, session_id, terms))
         announcements = Announcements()
 
         def announced(method: str, params: JsonObject) -> None:
@@ -391,7 +401,9 @@ class Gateway:
             announced=announced,
         )
 
-    def _facts(self, served: ServedPack, principal: Principal, session_id: str, prompt: str) -> SessionFacts:
+    def _facts(
+        self, served: ServedPack, principal: Principal, session_id: str, terms: _LeaseTerms
+    ) -> SessionFacts:
         return SessionFacts(
             id=session_id,
             pack=served.name,
@@ -404,7 +416,8 @@ class Gateway:
             plain_arguments=self.settings.plain_arguments or self.settings.mode == "training",
             secrets=tuple(self.settings.secrets.values()),
             counters=self._counters,
-            prompt=prompt,
+            prompt=terms.prompt,
+            seed=terms.episode_seed,
         )
 
 

@@ -169,9 +169,11 @@ def _task_problems(folder: Path, task: Task, document: Document) -> Iterator[Pro
         if event.copy_in is not None and not _inside(folder, event.copy_in.source).exists():
             message = f"no file or folder {event.copy_in.source!r} in the pack"
             yield document.problem(("events", number, "copy"), "missing_file", message)
-    for script in _scripts(task.rubric):
-        if not _inside(folder, script).is_file():
-            yield document.problem(("rubric",), "missing_file", f"no check script {script!r} in the pack")
+    paid = [entry.check.script for entry in task.step_rewards if isinstance(entry.check, PythonCheck)]
+    for place, scripts in (("rubric", [*_scripts(task.rubric)]), ("step_rewards", paid)):
+        for script in scripts:
+            if not _inside(folder, script).is_file():
+                yield document.problem((place,), "missing_file", f"no check script {script!r} in the pack")
 
 
 def _scripts(nodes: Iterable[RubricNode]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from gateway.runtime.gateway import Gateway
 from gateway.runtime.served_pack import ServedPack
 from gateway.runtime.trajectories import TrajectoryWriter
 
-__all__ = ["Leg", "Played", "play"]
+__all__ = ["Leg", "NotedTrajectory", "Played", "play"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,15 @@ class Played:
     trajectory: str | None = None
 
 
-class _Noting:
-    """Passes steps on and remembers the trajectory's name."""
+class NotedTrajectory:
+    """Passes steps on and remembers the name of the trajectory they were written to."""
 
     def __init__(self, writer: TrajectoryWriter) -> None:
         self._writer = writer
         self.name: str | None = None
 
     async def append(self, name: str, line: JsonObject) -> None:
+        """Add one line; raises `LedgerError`."""
         self.name = name
         await self._writer.append(name, line)
 
@@ -66,7 +67,7 @@ async def play(
     Each leg of `before` starts from the snapshot of the one before it, and the episode from the last
     one's. Raises what `EpisodeSession.reset` and `step` raise, and `UsageError` if a leg leaves none.
     """
-    noting = None if writer is None else _Noting(writer)
+    noting = None if writer is None else NotedTrajectory(writer)
     pack = next(iter(gateway.packs.values()))
     episodes = Episodes(gateway, cache_dir=cache_dir, trajectories=noting)
     steps: list[StepResult] = []

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.core.episode import EpisodeState
-from gateway.core.json_types import JsonObject
-from gateway.core.rubric import Reward, checks_of, reward_of
-from gateway.core.tasks import Task
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.rubric import Reward, checks_of, label_of, reward_of
+from gateway.core.tasks import StepReward, Task
 from gateway.runtime.checks import Checks
 from gateway.sandbox.contract import Workspace
 
@@ -27,6 +27,23 @@ class Scoring:
     task: Task | None
     seed: int
     reward_range: tuple[float, ...]
+    _unpaid: list[StepReward] | None = None
+
+    async def of_step(self) -> tuple[float, list[JsonValue]] | None:
+        """Return what a step just taken earns and for what; `None` where the task rewards no steps.
+
+        Raises `CheckFault`.
+        """
+        if self.task is None or not self.task.step_rewards:
+            return None
+        unpaid = list(self.task.step_rewards) if self._unpaid is None else self._unpaid
+        wanted = [entry.check for entry in unpaid]
+        scores = await self.checks.run(wanted, self.workspace, self.state, self._told()) if wanted else []
+        judged = list(zip(unpaid, scores, strict=True))
+        earned = [entry for entry, found in judged if found.score >= 1.0]
+        self._unpaid = [entry for entry, found in judged if found.score < 1.0]
+        told: list[JsonValue] = [{"check": label_of(entry.check), "reward": entry.reward} for entry in earned]
+        return sum((entry.reward for entry in earned), 0.0), told
 
     async def final(self) -> Reward | None:
         """Return what the rubric says of the workspace, once the servers are dead; raises `CheckFault`."""

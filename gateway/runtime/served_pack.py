@@ -17,10 +17,12 @@ from gateway.core.policy import CompiledPolicy
 from gateway.core.policy.grants import Granted, granted
 from gateway.core.policy.in_force import PolicyInForce
 from gateway.core.policy.request import ServerNeeds
+from gateway.core.seeding import SEED_MARK, SEED_VARIABLE
 from gateway.errors import SandboxError, UsageError
 from gateway.runtime.egress import EgressDesk
 from gateway.runtime.leases import Lease, ServerPlan
 from gateway.runtime.opening import Offers
+from gateway.runtime.pack_checks import check_lock_for_stand_ins, check_stand_ins, unknown_tools
 from gateway.runtime.packages import Installer, Program
 from gateway.runtime.packs import Pack, prepare_seed, write_lock
 from gateway.runtime.peer import ClientFacts
@@ -51,11 +53,15 @@ class Survey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServingSettings:
-    """What the operator decides about servers. Times in seconds, sizes in bytes."""
+    """What the operator decides about servers. Times in seconds, sizes in bytes.
+
+    `training` runs each server as its manifest says for training, stand-ins in particular.
+    """
 
     call_timeout: float = 30.0
     max_result: int = 10_000_000
     locked: bool = False
+    training: bool = False
     secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
@@ -107,13 +113,11 @@ class ServedPack:
         return WorkspaceSpec(self.workspace_path, seed or self.seed, snapshot, needs.disk)
 
     def plans_with(self, env: Mapping[str, str]) -> Mapping[str, ServerPlan]:
-        """Return the servers' plans with `env` added to their environments."""
-        if not env:
-            return self.plans
-        return {
-            name: replace(plan, spec=replace(plan.spec, env={**plan.spec.env, **env}))
-            for name, plan in self.plans.items()
-        }
+        """Return the servers' plans with `env` added to their environments.
+
+        `${seed}` in what the manifest writes of a server is the seed that `env` names, else 0.
+        """
+        return _fitted(self.plans, env)
 
 
 async def serve_pack(
@@ -134,15 +138,19 @@ async def serve_pack(
         raise UsageError(
             f"pack {pack.name!r} has no tools.lock.json: run 'sandgate toolpack lock {pack.folder}'"
         )
+    if settings.training:
+        check_lock_for_stand_ins(pack)
     plans, packages = await plan_servers(pack, policy, installer=installer, settings=settings)
     seed = await prepare_seed(pack, pack.manifest.workspace.seed, installer.cache_dir)
     listings, offers = await list_servers(pack, plans, driver=driver, seed=seed, egress=egress)
+    if settings.training:
+        check_stand_ins(pack, listings)
     lock = pack.lock
     if lock is None:
         lock = write_lock(pack, listings, packages)
         say(f"pack {pack.name!r} had no lock: wrote {pack.folder / 'tools.lock.json'}; review it and keep it")
     catalog = _catalog(pack, listings, lock)
-    for finding in catalog.findings:
+    for finding in (*catalog.findings, *unknown_tools(pack, catalog)):
         say(f"pack {pack.name!r}: {finding}")
     return ServedPack(pack, PolicyInForce(policy), catalog, plans, seed, offers)
 
@@ -157,11 +165,24 @@ async def plan_servers(
     plans: dict[str, ServerPlan] = {}
     packages: dict[str, PackageLock] = {}
     for name, server in pack.manifest.servers.items():
-        program = await installer.ensure(name, server, pack.folder, pack.lock)
-        plans[name] = _plan(pack, name, server, program, settings, _share(pack, name, server, policy))
-        if program.package is not None:
+        replaced = settings.training and server.stands_in
+        running = server.in_training() if settings.training else server
+        program = await installer.ensure(name, running, pack.folder, None if replaced else pack.lock)
+        plans[name] = _plan(pack, name, running, program, settings, _share(pack, name, running, policy))
+        if program.package is not None and not replaced:
             packages[name] = program.package
     return plans, packages
+
+
+def _fitted(plans: Mapping[str, ServerPlan], env: Mapping[str, str]) -> dict[str, ServerPlan]:
+    seed = env.get(SEED_VARIABLE, "0")
+
+    def spec(of: SandboxSpec) -> SandboxSpec:
+        own = {name: value.replace(SEED_MARK, seed) for name, value in of.env.items()}
+        argv = tuple(word.replace(SEED_MARK, seed) for word in of.argv)
+        return replace(of, argv=argv, env={**own, **env})
+
+    return {name: replace(plan, spec=spec(plan.spec)) for name, plan in plans.items()}
 
 
 def _share(pack: Pack, name: str, server: ServerSpec, policy: CompiledPolicy | None) -> Granted:
@@ -220,7 +241,7 @@ async def list_servers(
     workspace = await driver.open_workspace(WorkspaceSpec(path=path, seed=seed, disk=needs.disk))
     async with anyio.create_task_group() as tasks:
         lease = Lease(
-            plans,
+            _fitted(plans, {}),
             driver=driver,
             workspace=workspace,
             tasks=tasks,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union, cast
 
 from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.schema_reading import properties_of, required_of, resolved
 from gateway.training.results import Tool
 
 __all__ = ["Act", "tool_method", "type_of"]
@@ -37,7 +38,7 @@ def tool_method(tool: Tool, act: Act) -> Callable[..., str]:
     A parameter whose name Python cannot have gets an underscore for what it cannot, and keeps its own
     name on the wire. Optional parameters that are not given are not sent.
     """
-    properties = _properties(tool.input_schema)
+    properties = properties_of(tool.input_schema)
     names = _python_names(properties)
 
     def method(self: Any, /, *args: JsonValue, **kwargs: JsonValue) -> str:
@@ -59,8 +60,8 @@ def type_of(schema: JsonValue, root: JsonObject, depth: int = 0) -> Any:
     """Return the annotation closest to a schema: `Any` where Python has none."""
     if not isinstance(schema, dict) or depth > _MAX_DEPTH:
         return Any
-    if isinstance(reference := schema.get("$ref"), str):
-        return type_of(_resolved(reference, root), root, depth + 1)
+    if isinstance(schema.get("$ref"), str):
+        return type_of(resolved(schema, root), root, depth + 1)
     choices = schema["enum"] if "enum" in schema else [schema["const"]] if "const" in schema else None
     if isinstance(choices, list) and choices:
         scalar = all(choice is None or isinstance(choice, str | int | bool) for choice in choices)
@@ -83,19 +84,6 @@ def _union(types: list[Any]) -> Any:
     return Union[tuple(types)]  # noqa: UP007 - of types known only here
 
 
-def _resolved(reference: str, root: JsonObject) -> JsonValue:
-    """Return what a reference into the schema itself points at; `None` for any other."""
-    found: JsonValue = root if reference.startswith("#/") else None
-    for step in reference.removeprefix("#/").split("/"):
-        found = found.get(step) if isinstance(found, dict) else None
-    return found
-
-
-def _properties(schema: JsonObject) -> JsonObject:
-    properties = schema.get("properties")
-    return properties if isinstance(properties, dict) else {}
-
-
 def _python_names(properties: Mapping[str, JsonValue]) -> dict[str, str]:
     """Return the wire's name of each parameter by its name in Python."""
     names: dict[str, str] = {}
@@ -111,8 +99,7 @@ def _python_names(properties: Mapping[str, JsonValue]) -> dict[str, str]:
 
 def _parameters(schema: JsonObject, names: Mapping[str, str]) -> list[inspect.Parameter]:
     """Return the parameters, required ones first."""
-    properties, required = _properties(schema), schema.get("required")
-    needed = required if isinstance(required, list) else []
+    properties, needed = properties_of(schema), required_of(schema)
     made = [_parameter(name, properties[own], own in needed, schema) for name, own in names.items()]
     return sorted(made, key=lambda parameter: parameter.default is not inspect.Parameter.empty)
 
@@ -128,7 +115,7 @@ def _parameter(name: str, schema: JsonValue, required: bool, root: JsonObject) -
 
 
 def _docstring(tool: Tool, names: Mapping[str, str]) -> str:
-    properties = _properties(tool.input_schema)
+    properties = properties_of(tool.input_schema)
     lines = [_plain(tool.description) or f"The tool {tool.name}."]
     if names:
         lines += ["", "Args:"]

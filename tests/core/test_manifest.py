@@ -194,15 +194,6 @@ def test_a_source_this_build_cannot_run_is_read_and_then_refused(source: str):
     )
 
 
-def test_what_would_be_ignored_is_refused_instead():
-    text = HEAD + "servers: {a: {pypi: a==1, training: {command: [x]}}}\n"
-    read, document = read_manifest(text, "toolpack.yaml")
-    found = sorted((p.line, p.code, p.message.split(":")[0]) for p in unsupported(read, document))
-    assert found == [
-        (5, "unsupported", "this build has no training stand-ins"),
-    ]
-
-
 @pytest.mark.parametrize("pattern", ["docs.python.org:443", "docs.python.org", "*.example.com:8443", "*"])
 def test_hosts_are_needed_by_pattern_and_port(pattern: str):
     text = HEAD + f'servers: {{a: {{pypi: a==1}}}}\nsandbox: {{network: {{egress: ["{pattern}"]}}}}\n'

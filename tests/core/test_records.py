@@ -44,7 +44,7 @@ def decision(plain: bool = False) -> JsonObject:
         ids=IDS,
         tool=TOOL,
         arguments=SECRET,
-        plain=plain,
+        plain=SECRET if plain else None,
         key=KEY,
     )
 

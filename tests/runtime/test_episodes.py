@@ -177,6 +177,41 @@ async def test_a_pack_that_offers_no_submitting_tool_has_none(tmp_path: Path) ->
         assert observed(await session.step(call("submit")))["error"]["error_type"] == "tool_not_found"
 
 
+STEPWISE = """
+id: stepwise
+split: train
+prompt: p
+rubric: [{check: {answer_equals: done}}]
+step_rewards:
+  - {reward: 0.25, check: {tool_called: {tool: echo, min: 2}}}
+  - {reward: 0.5, check: {file_contains: {path: made.txt, text: x}}}
+  - {reward: -0.125, check: {file_exists: made.txt}}
+"""
+
+
+async def test_a_task_may_pay_for_steps_each_thing_once(tmp_path: Path) -> None:
+    write_task(tmp_path, "stepwise", STEPWISE)
+    async with playing(tmp_path) as session:
+        await session.reset(ResetRequest(task="stepwise"))
+        actions = [
+            *(call("echo", text="x"), call("echo", text="forbidden"), call("echo", text="x")),
+            *(call("write", path="made.txt", content="x"), call("echo", text="x"), Submit("done")),
+        ]
+        steps = [await session.step(action) for action in actions]
+    assert [step.reward for step in steps] == [0.0, -0.25, 0.25, 0.375, 0.0, 1.0]
+    assert metadata(steps[2])["step_rewards"] == [{"check": "tool_called echo", "reward": 0.25}]
+    assert "step_rewards" not in metadata(steps[0])
+
+
+async def test_a_broken_check_of_a_step_ends_the_episode_unscored(tmp_path: Path) -> None:
+    write_task(tmp_path, "stepwise", STEPWISE.replace("file_exists: made.txt", "command: [no-such-program]"))
+    async with playing(tmp_path) as session:
+        await session.reset(ResetRequest(task="stepwise"))
+        end = await session.step(call("echo", text="x"))
+        assert (end.done, end.reward, metadata(end)["truncated"]) == (True, None, True)
+        assert "no-such-program" in metadata(end)["truncated_reason"]
+
+
 # -- how episodes end
 
 

@@ -35,7 +35,7 @@ def record_pair(
     result: JsonObject = {"content": [{"type": "text", "text": "done"}]}
     return (
         decision_record(
-            call=call, decision=decision, ids=IDS, tool=TOOL, arguments=call.arguments, plain=False, key=key
+            call=call, decision=decision, ids=IDS, tool=TOOL, arguments=call.arguments, plain=None, key=key
         ),
         outcome_record(call=call, outcome=Answered(decision, result), ids=IDS, tool=TOOL, ms=1.5, key=key),
     )

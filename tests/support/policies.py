@@ -102,7 +102,8 @@ class Life:
         if request.target == "tool":
             request = replace(request, kinds=self.kinds)
         self.state.begin(None)
-        judgement = self.state.judge(self.policy, call_id, request, Moment(self.wall + self.now, self.now))
+        moment = Moment(self.wall + self.now, self.now)
+        judgement = self.state.judge(self.policy, call_id, request, moment, NOWHERE.crosses_link)
         return call_id, judgement.decision
 
     def end(self, call_id: str, decision: Decision, result: str | Mapping[str, Any] | None = "ok") -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Served", "run_sandgate", "serving"]
+__all__ = ["Served", "run_sandgate", "sandgate_argv", "serving"]
 
 _READY = re.compile(r"(?:sandgate: |\"message\": \")ready on (http://[^\s\"]+)")
 

@@ -22,8 +22,8 @@ def client_venv(name: str, requirements: Sequence[str]) -> Path:
     """Return the python of an environment that holds `requirements`, making it on first use.
 
     Exact requirements (`openenv-core==0.10.0`) keep the key honest. Prints what it installs. Safe
-    when several test processes ask at once. Raises `subprocess.CalledProcessError` with pip's
-    output shown if the installation fails; a half-made environment is never returned.
+    when several test processes ask at once. Raises `subprocess.CalledProcessError`, with what pip
+    said in `stderr`, if the installation fails; a half-made environment is never returned.
     """
     folder = _cache() / f"{name}-{_key(requirements)}"
     python = folder / "bin" / "python"
@@ -63,7 +63,10 @@ def _install(folder: Path, python: Path, requirements: Sequence[str]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    subprocess.run([*pip, *requirements], check=True)
+    done = subprocess.run([*pip, *requirements], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(done.stderr, file=sys.stderr, flush=True)
+        done.check_returncode()
     (folder / ".complete").touch()
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from gateway.core.calls import LOCAL
-from gateway.core.episode import CallTool, Submit
+from gateway.core.episode import CallTool, StepResult, Submit
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.lock import ToolChanges, compare
 from gateway.core.policy import PackFacts, compile_policy, load_policy
+from gateway.core.replay import RecordedStep, differences
 from gateway.runtime.clock import SystemClock
 from gateway.runtime.episodes import Episodes, EpisodeSession, ResetRequest
 from gateway.runtime.gateway import GatewaySettings, open_gateway
@@ -110,13 +111,23 @@ async def playing(tmp_path: Path, name: str) -> AsyncGenerator[EpisodeSession]:
 
 
 @pytest.mark.parametrize(("name", "task"), sorted(SOLUTIONS))
-async def test_a_task_is_worth_nothing_undone_and_everything_solved(tmp_path: Path, name: str, task: str):
+async def test_a_task_is_worth_nothing_undone_everything_solved_and_goes_alike_each_time(
+    tmp_path: Path, name: str, task: str
+):
     async with playing(tmp_path, name) as session:
         await session.reset(ResetRequest(task=task))
         undone = await session.step(Submit())
-        await session.reset(ResetRequest(task=task))
-        steps = [await session.step(CallTool(tool, arguments)) for tool, arguments in SOLUTIONS[name, task]]
-        solved = await session.step(Submit())
-    assert [step.observation.get("error") for step in steps] == [None] * len(steps)
+        start, steps = await solved(session, name, task)
+        again, repeated = await solved(session, name, task)
+    assert [step.observation.get("error") for step in steps[:-1]] == [None] * (len(steps) - 1)
     assert (undone.done, undone.reward) == (True, 0.0)
-    assert (solved.done, solved.reward) == (True, 1.0), solved.metadata
+    assert (steps[-1].done, steps[-1].reward) == (True, 1.0), steps[-1].metadata
+    assert again.metadata["workspace_digest"] == start.metadata["workspace_digest"]
+    for number, (step, repeat) in enumerate(zip(steps, repeated, strict=True), 1):
+        assert list(differences(RecordedStep(number, {}, step.wire()), repeat.wire())) == []
+
+
+async def solved(session: EpisodeSession, name: str, task: str) -> tuple[StepResult, list[StepResult]]:
+    start = await session.reset(ResetRequest(task=task))
+    steps = [await session.step(CallTool(tool, arguments)) for tool, arguments in SOLUTIONS[name, task]]
+    return start, [*steps, await session.step(Submit())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeAlias
 
 from gateway.core.decisions import Decision, DecisionCode, Effect
@@ -102,6 +103,8 @@ class Binder:
         view = ToolView(declared, kinds, request.workspace, self._variables)
         bound = [self._bound(entry, view) for entry in indexed]
         asks, allows = _with_effect(bound, Effect.ASK), _with_effect(bound, Effect.ALLOW)
+        bound_labels = tuple(_bound_labels(rule, view) for rule in labels)
+        conditions = chain(*(rule.conditions for rule in bound), *(rule.conditions for rule in bound_labels))
         return ToolRules(
             kinds=declared,
             workspace=request.workspace,
@@ -111,8 +114,9 @@ class Binder:
             asks=asks,
             allows=allows,
             grants=asks + allows,
-            labels=tuple(_bound_labels(rule, view) for rule in labels),
+            labels=bound_labels,
             limited=any(rule.counter for rule in bound),
+            looks=tuple(condition.find for condition in conditions if condition.looks),
             refuses=uri_fault if target == "resource" else None,
         )
 
@@ -150,14 +154,17 @@ class Binder:
             effect, code = Effect.DENY, DecisionCode.APPROVAL_DENIED
         if rule.effect is Effect.DENY and rule.if_labels:
             code = DecisionCode.LABEL_DENY
-        return replace(
-            self._otherwise, effect=effect, code=code, reason=rule.why or _WHY[code], rule=rule.id, line=line
-        )
+        reason = rule.why or _WHY[code]
+        if effect is Effect.ASK and rule.approve and rule.approve.clears:
+            reason += f"; a yes also clears the session's labels: {', '.join(rule.approve.clears)}"
+        return replace(self._otherwise, effect=effect, code=code, reason=reason, rule=rule.id, line=line)
 
 
 def ask_mode(model: PolicyFile, mode: Mode) -> AskMode:
     """Return what becomes of an `ask` in a mode."""
-    return model.modes.training.ask if mode == "training" else model.modes.deployment.ask
+    if mode == "deployment":
+        return model.modes.deployment.ask
+    return "approver" if model.modes.training.ask else "deny"
 
 
 def _indexed(policy: Policy) -> Iterator[IndexedRule]:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from gateway.core.calls import LOCAL, Principal
 from gateway.core.decisions import Decision
 from gateway.core.policy.model import Case, PolicyFile, PrincipalPattern
+from gateway.core.policy.patterns import compile_globs
 from gateway.core.policy.provenance import Seen
 from gateway.core.policy.reading import CaseSet
 from gateway.core.policy.request import Judgement, PackFacts, Request
@@ -69,7 +70,10 @@ def _run(
 
 def _request(case: Case, principal: Principal, facts: PackFacts) -> Request:
     request = Request.named(case.call, dict(case.args), facts, principal=principal, mode=case.mode)
-    situation = Situation(labels=frozenset(case.labels), appeared=Seen(case.prompt).finder())
+    links = compile_globs(case.links)
+    situation = Situation(
+        labels=frozenset(case.labels), appeared=Seen(case.prompt).finder(), crosses_link=links
+    )
     return replace(request, situation=situation)
 
 

@@ -13,10 +13,10 @@ from gateway.core.decisions import Decision, DecisionCode, Effect
 from gateway.core.json_types import JsonObject
 from gateway.core.policy.binding import About, Binder, IndexedRule, ask_mode
 from gateway.core.policy.cases import TestResult, run_cases
-from gateway.core.policy.evaluate import ToolRules, decide
+from gateway.core.policy.evaluate import ToolRules, decide, paths_to_look_at
 from gateway.core.policy.grants import Granted, granted, mount_faults
 from gateway.core.policy.labels import added
-from gateway.core.policy.model import Grant, Matchers, Mode, OnDeny, PolicyFile
+from gateway.core.policy.model import Grant, Mode, OnDeny, PolicyFile
 from gateway.core.policy.patterns import Target
 from gateway.core.policy.reading import CaseSet, Policy
 from gateway.core.policy.request import Judgement, PackFacts, Request, ServerNeeds
@@ -34,7 +34,8 @@ _MOST_TOOLS = 4_096
 class CompiledPolicy:
     """A policy that judges calls. Safe to share between sessions.
 
-    `file` is the policy's file name (`None` for `DENY_ALL`), `sha256` the digest of its bytes.
+    `file` is the policy's file name (`None` for `DENY_ALL`), `sha256` the digest of its bytes; `looks`:
+    some rule asks about a session's files, so that `paths_to_look_at` may have something to say.
     """
 
     def __init__(self, policy: Policy | None, facts: PackFacts | None = None) -> None:
@@ -51,6 +52,11 @@ class CompiledPolicy:
         self._tools: dict[tuple[str, str, Mode], ToolRules] = {}
         self._named: dict[tuple[Target, str, Mode, str, About], ToolRules] = {}
         self._trusted = {source: tool_test([source[len("tool:") :]]) for source in _tool_sources(self.model)}
+        audit = self.model.audit
+        self._audited = target_test(audit.tool, Effect.ALLOW) if audit else None
+        self.looks = any(
+            part.symlinks for matchers in self.model.every_matchers() for part in matchers.every()
+        )
         self._results = [
             (target_test(rule.tool, Effect.DENY), index) for index, rule in enumerate(self.model.results)
         ]
@@ -111,6 +117,18 @@ class CompiledPolicy:
             for entry in self._binder.rules
         )
 
+    def paths_to_look_at(self, request: Request) -> tuple[str, ...]:
+        """Return the paths in the workspace that `symlinks` asks about; empty where nothing asks.
+
+        What is found of them comes back as `Situation.crosses_link`.
+        """
+        if not self.looks:
+            return ()
+        try:
+            return paths_to_look_at(self.rules_of(request), request, self.model.defaults)
+        except Exception:  # noqa: BLE001 - what nobody looked at is a doubt, and `judge` says the rest
+            return ()
+
     def rules_of(self, request: Request) -> ToolRules:
         """Return the rules that one tool's calls are judged by."""
         if request.target != "tool":
@@ -164,14 +182,18 @@ class CompiledPolicy:
         ]
         return bind_results(shapes, caps)
 
+    def shows_arguments(self, target: Target, server: str, name: str) -> bool:
+        """Whether the ledger is to show the argument values of calls of this tool, resource or prompt."""
+        return self._audited is not None and self._audited(target, server, name)
+
     # -- its surroundings
 
     def clock_time(self, wall: float, steps: int, mode: Mode) -> float:
         """Return the time on the mode's clock, in unix seconds, after so many steps."""
         clock = self.model.modes.training.clock
-        if mode == "deployment" or clock == "real":
+        if mode == "deployment" or clock is None:
             return wall
-        return VIRTUAL_START + steps * (1.0 if isinstance(clock, str) else clock.virtual.step)
+        return VIRTUAL_START + steps * clock.virtual.step
 
     def granted(self, server: str, needs: ServerNeeds, workspace: str) -> Granted:
         """Return what the server's sandbox gets; raises `ConfigError` for a grant that cannot be given."""
@@ -203,15 +225,8 @@ def compile_policy(policy: Policy, pack: PackFacts | None = None, *, verify: boo
 
 
 def _tool_sources(model: PolicyFile) -> set[str]:
-    args = [*(rule.args for rule in model.every_rule()), *(rule.args for rule in model.labels)]
-    found = {source for each in args for matchers in each.values() for source in _sources(matchers)}
-    return {source for source in found if source.startswith("tool:")}
-
-
-def _sources(matchers: Matchers) -> set[str]:
-    items = matchers.items
-    inner = (matchers.not_, *((items.all, items.any, items.none) if items else ()))
-    return {*matchers.from_, *(source for part in inner if part for source in _sources(part))}
+    every = (part for matchers in model.every_matchers() for part in matchers.every())
+    return {source for part in every for source in part.from_ if source.startswith("tool:")}
 
 
 DENY_ALL = CompiledPolicy(None)

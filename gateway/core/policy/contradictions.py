@@ -14,8 +14,8 @@ __all__ = ["contradiction"]
 
 _STRING_MATCHERS = frozenset(
     {
-        *("glob", "not_glob", "under", "not_under", "regex", "scheme", "host", "port", "public_only"),
-        *("sql", "max_len", "max_bytes"),
+        *("glob", "not_glob", "under", "not_under", "symlinks", "regex", "scheme", "host", "port"),
+        *("public_only", "sql", "max_len", "max_bytes"),
     }
 )
 _WANTED_TYPE = {

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from gateway.core.decisions import Decision, DecisionCode, Effect
 from gateway.core.json_types import JsonObject
-from gateway.core.policy.arguments import Spelling, canonicalise, excess
+from gateway.core.policy.arguments import Finder, Spelling, canonicalise, excess
 from gateway.core.policy.labels import BoundLabels
 from gateway.core.policy.model import Defaults, Mode
 from gateway.core.policy.nearness import NearMiss, closest, doubts, failed_matcher, missed, spent_limit
@@ -23,6 +23,8 @@ from gateway.core.policy.unfit import Unfit
 __all__ = ["ToolRules", "decide"]
 
 _MOST_HINTS = 1_024
+_MOST_LOOKS = 100
+"""Paths of one call that are looked at; about those beyond, there is a doubt."""
 _Near: TypeAlias = tuple[BoundRule, int]
 """A rule that did not hold, and its first miss."""
 
@@ -32,8 +34,9 @@ class ToolRules:
     """All that one tool's calls are judged by in one mode.
 
     `kinds` and `workspace` say what it was bound for; `grants` are the asks, then the allows. `limited`:
-    some rule counts what it grants. `refuses` says what is wrong with a URI before any rule. `hints`
-    keeps the denials of near misses: they speak of rules, not of values, so there are few.
+    some rule counts what it grants. `looks` finds the paths that some rule wants looked at. `refuses`
+    says what is wrong with a URI before any rule. `hints` keeps the denials of near misses: they speak of
+    rules, not of values, so there are few.
     """
 
     kinds: Mapping[str, str]
@@ -46,6 +49,7 @@ class ToolRules:
     grants: tuple[BoundRule, ...]
     labels: tuple[BoundLabels, ...] = ()
     limited: bool = False
+    looks: tuple[Finder, ...] = ()
     refuses: Callable[[str], str | None] | None = None
     hints: dict[tuple[str, int, str], Decision] = field(default_factory=dict[tuple[str, int, str], Decision])
 
@@ -75,6 +79,24 @@ def decide(rules: ToolRules, request: Request, caps: Defaults, otherwise: Decisi
         if left < fewest:
             near, fewest = (rule, at), left
     return Judgement(_no_match(rules, near, arguments, request, otherwise), arguments)
+
+
+def paths_to_look_at(rules: ToolRules, request: Request, caps: Defaults) -> tuple[str, ...]:
+    """Return the paths in the workspace whose links some rule asks about, canonical and each once."""
+    if not rules.looks or excess(request.arguments, caps):
+        return ()
+    arguments = canonicalise(request.arguments, rules.spellings)
+    if isinstance(arguments, Unfit):
+        return ()
+    inside = f"{request.workspace.rstrip('/')}/"
+    found = dict.fromkeys(
+        path
+        for find in rules.looks
+        for value in find(arguments)
+        for path in (value if isinstance(value, list) else (value,))
+        if isinstance(path, str) and f"{path}/".startswith(inside)
+    )
+    return tuple(found)[:_MOST_LOOKS]
 
 
 def _within_limits(

@@ -1,4 +1,4 @@
-"""What a result does to its session: the labels it adds. They only grow; nothing here takes one away.
+"""What a result does to its session: the labels it adds. They grow; only an approval takes one away.
 
 A label is a restriction, so a doubt adds it: arguments that are there and cannot be judged count.
 """

@@ -2,7 +2,7 @@
 
 A closure never raises for any JSON value: what it cannot judge (a wrong type, a text that does not
 parse) is `None`, and the rule's effect decides what that means (`evaluate`). All take the situation
-of the call; only `from` looks at it.
+of the call; only `from` and `symlinks` look at it.
 """
 
 from __future__ import annotations
@@ -64,14 +64,13 @@ class Check:
 
 def implied_kind(matchers: Matchers) -> Kind | None:
     """Return the kind that path and URL matchers give the argument they touch, however deep they stand."""
-    written = matchers.model_fields_set
-    if written & {"under", "not_under"}:
-        return "path"
-    if written & {"scheme", "host", "port", "public_only"}:
-        return "url"
-    items = matchers.items
-    inner = (matchers.not_, *((items.all, items.any, items.none) if items else ()))
-    return next((kind for part in inner if part and (kind := implied_kind(part))), None)
+    for part in matchers.every():
+        written = part.model_fields_set
+        if written & {"under", "not_under", "symlinks"}:
+            return "path"
+        if written & {"scheme", "host", "port", "public_only"}:
+            return "url"
+    return None
 
 
 def compile_matchers(matchers: Matchers, values: ValueKind) -> tuple[Check, ...]:
@@ -100,6 +99,8 @@ def _judges(m: Matchers, values: ValueKind) -> Iterator[tuple[str, Judge]]:
         yield "glob", _glob(m.glob, values)
     if m.not_glob:
         yield "not_glob", _negated(_glob(m.not_glob, values))
+    if m.symlinks:
+        yield "symlinks", _crosses_no_link(values)
     if m.regex:
         yield "regex", _regex(m.regex)
     yield from _url_judges(m, values)
@@ -244,6 +245,16 @@ def _under(roots: Sequence[str], values: ValueKind) -> Judge:
     exact = frozenset(folders)
     inside = tuple(f"{folder.rstrip('/')}/" for folder in folders)
     return lambda value, _: (value.startswith(inside) or value in exact) if isinstance(value, str) else None
+
+
+def _crosses_no_link(values: ValueKind) -> Judge:
+    if values.kind != "path":
+        return lambda value, _: None
+
+    def judge(value: JsonValue, situation: Situation) -> Verdict:
+        return opposite(situation.crosses_link(value)) if isinstance(value, str) else None
+
+    return judge
 
 
 def _glob(patterns: Sequence[str], values: ValueKind) -> Judge:

@@ -1,7 +1,6 @@
 """Reading a policy file: text in, a checked `Policy` out, every fault with its `file:line:col`.
 
-Order: strict YAML, parts of the grammar this version does not enforce (refused, never ignored),
-`${vars}`, the model, names that must exist.
+Order: strict YAML, `${vars}`, the model, names that must exist.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 
 from gateway.core.documents import Document, read_document
 from gateway.core.policy.model import SELECTORS, ArgumentMatchers, Case, CaseFile, Place, PolicyFile
-from gateway.core.policy.unenforced import unenforced
 from gateway.core.policy.variables import expand_variables
 from gateway.errors import ConfigError, Problem
 
@@ -53,9 +51,7 @@ class Policy:
 
 def load_policy(text: str, file: str) -> Policy:
     """Read a policy; raises `ConfigError`. `text` is the file's bytes decoded, line ends untouched."""
-    written = read_document(text, file)
-    _refuse(list(unenforced(written)))
-    document = expand_variables(written)
+    document = expand_variables(read_document(text, file))
     model = document.parse(PolicyFile)
     _refuse(
         [

@@ -1,7 +1,8 @@
 """Recorded calls judged again: each session is lived through once more under one policy. Pure.
 
 Labels, counts and limits grow as they would have: a call that this policy denies leaves nothing, one
-that it asks for runs if it did when it was recorded. Time is that of the record.
+that it asks for runs if it did when it was recorded. Time is that of the record; of links nothing is
+recorded, so there are none.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from gateway.core.calls import Answered, Denied
 from gateway.core.decisions import Decision, Effect
 from gateway.core.policy.compile import CompiledPolicy
 from gateway.core.policy.limits import Counters
-from gateway.core.policy.model import Matchers
 from gateway.core.policy.reading import Policy
 from gateway.core.policy.recorded import RecordedCall, Recording
 from gateway.core.policy.request import PackFacts, Request
+from gateway.core.policy.situation import NOWHERE
 from gateway.core.policy.state import Moment, PolicyState
 
 __all__ = ["blind_rules", "rejudge"]
@@ -32,18 +33,17 @@ def rejudge(policy: CompiledPolicy, recording: Recording, facts: PackFacts) -> I
 
 def blind_rules(policy: Policy) -> list[str]:
     """Return the rules that ask where a value came `from`: a ledger has no prompts and results to look in."""
-    return [rule.id for rule in policy.model.every_rule() if any(map(_asks_from, rule.args.values()))]
-
-
-def _asks_from(matchers: Matchers) -> bool:
-    items = matchers.items
-    inner = (matchers.not_, *((items.all, items.any, items.none) if items else ()))
-    return bool(matchers.from_) or any(part is not None and _asks_from(part) for part in inner)
+    return [
+        rule.id
+        for rule in policy.model.every_rule()
+        if any(part.from_ for matchers in rule.args.values() for part in matchers.every())
+    ]
 
 
 def _live(policy: CompiledPolicy, state: PolicyState, call: RecordedCall, facts: PackFacts) -> Decision:
     state.begin(None)
-    decision = state.judge(policy, call.call_id, _request(call, facts), Moment(call.at, call.at)).decision
+    moment, links = Moment(call.at, call.at), NOWHERE.crosses_link
+    decision = state.judge(policy, call.call_id, _request(call, facts), moment, links).decision
     runs = decision.allowed or (decision.effect is Effect.ASK and call.ran)
     if runs:
         state.answered_in_part(call.call_id)

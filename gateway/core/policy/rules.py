@@ -43,12 +43,16 @@ class ToolView:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One entry of a rule's `args`: where its values are, and what must be true of them."""
+    """One entry of a rule's `args`: where its values are, and what must be true of them.
+
+    `looks`: what is true of them shows in the session's files.
+    """
 
     argument: str
     find: Finder
     checks: tuple[Check, ...]
     holds: Callable[[JsonObject, Situation], bool]
+    looks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +131,8 @@ def _condition(argument: str, matchers: ArgumentMatchers, effect: Effect, view: 
     kind = kind or view.kinds.get(argument)
     checks = compile_matchers(matchers, ValueKind(kind, view.workspace, view.variables))
     judges = tuple(check.judge for check in checks)
-    return Condition(
-        argument, find, checks, _denies(find, judges) if effect is Effect.DENY else _grants(find, judges)
-    )
+    holds = _denies(find, judges) if effect is Effect.DENY else _grants(find, judges)
+    return Condition(argument, find, checks, holds, any(part.symlinks for part in matchers.every()))
 
 
 _ABSENT = Check("absent", True, "true", lambda value, _: False)

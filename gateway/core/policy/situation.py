@@ -45,6 +45,10 @@ def _in_texts(value: str, sources: Sequence[str], texts: Sequence[str]) -> Verdi
     return appears_in(value, texts, Effort())
 
 
+def _no_link(path: str) -> Verdict:
+    return False
+
+
 def _unspent(charge: Charge) -> bool:
     return False
 
@@ -56,7 +60,8 @@ class Situation:
     `now` is the mode's clock in unix seconds. `calls` counts answered calls by `server.tool`.
     `appeared(value, sources, texts)` says whether a value was seen in the prompt, in trusted results
     (`sources` names them) or in one of the `texts`, and has a doubt once it has searched too much;
-    `spent(charge)` whether a counter has no room for one more call.
+    `spent(charge)` whether a counter has no room for one more call. `crosses_link(path)` says whether the
+    way to a path leads over a symbolic link, and has a doubt about a path that nobody looked at.
     """
 
     labels: frozenset[str] = frozenset()
@@ -66,6 +71,7 @@ class Situation:
     calls: Mapping[str, int] = field(default_factory=dict[str, int])
     appeared: Finder = _in_texts
     spent: Callable[[Charge], bool] = _unspent
+    crosses_link: Callable[[str], Verdict] = _no_link
 
 
 NOWHERE = Situation()

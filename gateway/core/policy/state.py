@@ -6,6 +6,7 @@ session machine tells it what happened; it decides nothing itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from gateway.core.calls import Answered, Denied, Outcome, ServerError
@@ -16,6 +17,7 @@ from gateway.core.policy.limits import Counters
 from gateway.core.policy.provenance import Seen
 from gateway.core.policy.request import Judgement, Request
 from gateway.core.policy.situation import Charge, Situation
+from gateway.core.policy.verdicts import Verdict
 from gateway.core.strict_json import dumps
 
 __all__ = ["Moment", "PolicyState"]
@@ -49,20 +51,40 @@ class PolicyState:
     steps: int = 0
     denials: int = 0
     calls: dict[str, int] = field(default_factory=dict[str, int])
+    _begun: int = 0
     _own: Counters = field(default_factory=Counters)
     _open: dict[str, _Open] = field(default_factory=dict[str, _Open])
 
-    def begin(self, step: int | None) -> None:
-        """Take note of a new call: the step it belongs to, or one more where there are no steps."""
-        self.steps = self.steps + 1 if step is None else step
+    def begin(self, step: int | None) -> int:
+        """Take note of a new call: the step it belongs to, or one more where there are no steps.
 
-    def judge(self, policy: CompiledPolicy, call_id: str, request: Request, moment: Moment) -> Judgement:
-        """Judge a call as things stand and charge what lets it through; judged again, it is charged anew."""
+        Returns the call's number in the session, from 1.
+        """
+        self.steps = self.steps + 1 if step is None else step
+        self._begun += 1
+        return self._begun
+
+    def clear(self, labels: Iterable[str]) -> None:
+        """Take labels from the session, because somebody who may said so."""
+        self.labels -= frozenset(labels)
+
+    def judge(
+        self,
+        policy: CompiledPolicy,
+        call_id: str,
+        request: Request,
+        moment: Moment,
+        crosses_link: Callable[[str], Verdict],
+    ) -> Judgement:
+        """Judge a call as things stand and charge what lets it through; judged again, it is charged anew.
+
+        `crosses_link` says what was found of the paths of `policy.paths_to_look_at(request)`.
+        """
         self.release(call_id)
         now = policy.clock_time(moment.wall, self.steps, request.mode)
         # A virtual clock also paces rates; a real one may jump, so rates run on the monotonic clock.
         tick = moment.monotonic if now == moment.wall else now
-        request = replace(request, situation=self._situation(now, tick))
+        request = replace(request, situation=self._situation(now, tick, crosses_link))
         judgement = policy.judge(request)
         if judgement.decision.effect is not Effect.DENY:
             for charge in judgement.charges:
@@ -132,7 +154,7 @@ class PolicyState:
         for charge in opened.charges if opened else ():
             self._counters(charge).release(charge)
 
-    def _situation(self, now: float, tick: float) -> Situation:
+    def _situation(self, now: float, tick: float, crosses_link: Callable[[str], Verdict]) -> Situation:
         return Situation(
             labels=self.labels,
             now=now,
@@ -141,6 +163,7 @@ class PolicyState:
             calls=self.calls,
             appeared=self.seen.finder(),
             spent=lambda charge: self._counters(charge).spent(charge, tick),
+            crosses_link=crosses_link,
         )
 
     def _counters(self, charge: Charge) -> Counters:

@@ -119,6 +119,8 @@ def _metadata() -> JsonObject:
         "truncated": {"type": "boolean", "description": "Whether the infrastructure ended the episode."},
         "truncated_reason": {"type": "string"},
         "rubric": {"type": "array", "items": {"type": "object"}},
+        "step_rewards": {"type": "array", "items": {"type": "object"}},
+        "events": {"type": "array", "items": {"type": "object"}},
     }
     return _object("Metadata", properties, [])
 

@@ -44,7 +44,7 @@ def written(
         ids=CallIds(session, None, None, "alice", "pack"),
         tool=ToolIds(server or None, name, None, None),
         arguments=arguments,
-        plain=plain,
+        plain=arguments if plain else None,
         key=KEY,
     )
 

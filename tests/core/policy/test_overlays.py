@@ -47,7 +47,6 @@ def test_an_overlays_rule_is_named_with_its_line() -> None:
         ("{id: a, deny: fs.y}", "already used"),
         ("{id: t, deny: fs.y, to: nobody}", "unknown principal"),
         ("{id: t, deny: fs.y, args: {'@x': {min: 1}}}", "is not a kind"),
-        ("{id: t, deny: fs.y, args: {p: {symlinks: deny}}}", "not enforced"),
     ],
 )
 def test_an_overlay_that_widens_or_is_wrong_is_refused_at_its_place(overlay: str, said: str) -> None:

@@ -157,24 +157,6 @@ def test_a_fault_is_told_with_its_place(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "place", "part"),
-    [
-        ("version: 1\nrules: []\naudit: {}\n", "3:1", "audit"),
-        (HEAD + "  - {id: a, allow: fs.x, args: {p: {symlinks: deny}}}\n", "3:37", "symlinks"),
-        (
-            HEAD + "  - {id: a, allow: fs.x, args: {p: {items: {all: {not: {symlinks: x}}}}}}\n",
-            "3:57",
-            "symlinks",
-        ),
-        (HEAD + "  []\nlabels: [{tool: fs.x, adds: [a], args: {p: {symlinks: x}}}]\n", "4:45", "symlinks"),
-        ("version: 1\nrules: []\nmodes: {training: {ask: {approver: {seed: 1}}}}\n", "3:26", "approver"),
-    ],
-)
-def test_what_is_not_enforced_is_refused_and_never_ignored(text: str, place: str, part: str) -> None:
-    assert problem_of(text).startswith(f"p.yaml:{place}: '{part}' is not enforced by this version")
-
-
-@pytest.mark.parametrize(
     ("text", "said"),
     [
         (
@@ -185,6 +167,32 @@ def test_what_is_not_enforced_is_refused_and_never_ignored(text: str, place: str
         ("  - {id: a, allow: fs.x, limit: {rate: 0/min}}\n", "p.yaml:3:34: rules.0.limit.rate: a rate is"),
         ("  - {id: a, allow: fs.x, limit: {rate: fast}}\n", "p.yaml:3:34: rules.0.limit.rate: a rate is"),
         ("  - {id: a, allow: fs.x, limit: {calls: -1}}\n", "p.yaml:3:34: rules.0.limit.calls: "),
+        (
+            "  - {id: a, allow: fs.x, args: {p: {symlinks: follow}}}\n",
+            "p.yaml:3:37: rules.0.args.p.symlinks: Input should be 'deny'",
+        ),
+        (
+            "  - {id: a, ask: fs.x, approve: {clears: 'no label'}}\n",
+            "p.yaml:3:34: rules.0.approve.clears.0: ",
+        ),
+        ("  []\naudit: {}\n", "p.yaml:4:1: missing key 'audit.arguments'"),
+        ("  []\naudit: {arguments: shape}\n", "p.yaml:4:9: audit.arguments: Input should be 'plain'"),
+        (
+            "  []\nmodes: {training: {ask: {approver: {seed: 1}}}}\n",
+            "p.yaml:4:26: missing key 'modes.training.ask.approver.probability'",
+        ),
+        (
+            "  []\nmodes: {training: {ask: {approver: {probability: 2}}}}\n",
+            "p.yaml:4:37: modes.training.ask.approver.probability: Input should be less than or equal to 1",
+        ),
+        (
+            "  []\nmodes: {training: {ask: queue}}\n",
+            "p.yaml:4:20: modes.training.ask: nobody is asked in training",
+        ),
+        (
+            "  []\nmodes: {deployment: {ask: {approver: {probability: 1}}}}\n",
+            "p.yaml:4:22: modes.deployment.ask: dice approve nothing in deployment",
+        ),
         ("  - {id: a, allow: fs.x, if_labels: {}}\n", "p.yaml:3:26: rules.0.if_labels: one or more of all"),
         ("  - {id: a, allow: fs.x, if_labels: {only: [a]}}\n", "p.yaml:3:38: unknown key"),
         (
@@ -215,7 +223,10 @@ def test_what_is_not_enforced_is_refused_and_never_ignored(text: str, place: str
         ),
         ("  []\nresults: [{tool: fs.x}]\n", "p.yaml:4:11: results.0: one or both of redact"),
         ("  []\ngrants: {fs: {disk: 1}}\n", "p.yaml:4:15: unknown key 'grants.fs.disk'"),
-        ("  []\nmodes: {training: {clock: {virtual: {step: 0s}}}}\n", "p.yaml:4:20: modes.training.clock"),
+        (
+            "  []\nmodes: {training: {clock: {virtual: {step: 0s}}}}\n",
+            "p.yaml:4:38: modes.training.clock.virtual.step",
+        ),
     ],
 )
 def test_a_fault_in_the_later_parts_is_told_with_its_place(text: str, said: str) -> None:

@@ -3,25 +3,29 @@
 from gateway.core.policy.model.file import Case, CaseFile, PolicyFile
 from gateway.core.policy.model.matching import ArgumentMatchers, Argv, ItemMatchers, Matchers, Sql
 from gateway.core.policy.model.modes import (
+    Approver,
     AskMode,
     DeploymentMode,
     Modes,
     OnDeny,
+    SeededAsk,
     Step,
     TrainingMode,
     VirtualClock,
 )
 from gateway.core.policy.model.parts import KINDS, SELECTORS, Kind, Mode, Place
-from gateway.core.policy.model.results import Defaults, Grant, GrantedMounts, LabelRule, ResultRule
+from gateway.core.policy.model.results import Audit, Defaults, Grant, GrantedMounts, LabelRule, ResultRule
 from gateway.core.policy.model.rules import Approve, IfLabels, Limit, Per, PrincipalPattern, Rule
 
 __all__ = [
     "KINDS",
     "SELECTORS",
     "Approve",
+    "Approver",
     "ArgumentMatchers",
     "Argv",
     "AskMode",
+    "Audit",
     "Case",
     "CaseFile",
     "Defaults",
@@ -43,6 +47,7 @@ __all__ = [
     "PrincipalPattern",
     "ResultRule",
     "Rule",
+    "SeededAsk",
     "Sql",
     "Step",
     "TrainingMode",

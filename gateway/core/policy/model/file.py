@@ -8,10 +8,11 @@ from typing import Annotated
 from pydantic import Field, JsonValue
 
 from gateway.core.decisions import DecisionCode, Effect
-from gateway.core.policy.fields import CaseTool, Identifier, Version
+from gateway.core.policy.fields import CaseTool, Globs, Identifier, Version
+from gateway.core.policy.model.matching import Matchers
 from gateway.core.policy.model.modes import Modes
 from gateway.core.policy.model.parts import LIST, Mode, Part, Place
-from gateway.core.policy.model.results import Defaults, Grant, LabelRule, ResultRule
+from gateway.core.policy.model.results import Audit, Defaults, Grant, LabelRule, ResultRule
 from gateway.core.policy.model.rules import PrincipalPattern, Rule
 
 __all__ = [
@@ -28,6 +29,7 @@ class Case(Part):
     args: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     labels: Annotated[tuple[Identifier, ...], LIST] = Field((), description="What the session carries.")
     prompt: str = Field("", description="The task's prompt, for `from`.")
+    links: Globs = Field((), description="Paths that lead over a symbolic link, for `symlinks`.")
     as_: str | None = Field(
         None, alias="as", description="A name from `principals`; else the local principal."
     )
@@ -54,6 +56,7 @@ class PolicyFile(Part):
     labels: Annotated[tuple[LabelRule, ...], LIST] = ()
     results: Annotated[tuple[ResultRule, ...], LIST] = ()
     grants: dict[str, Grant] | None = None
+    audit: Audit | None = None
     defaults: Defaults = Defaults()
     modes: Modes = Modes()
     tests: Annotated[tuple[Case, ...], LIST] = ()
@@ -66,6 +69,11 @@ class PolicyFile(Part):
             yield ("modes", "training", "rules", index), rule, ("training",)
         for index, rule in enumerate(self.modes.deployment.rules):
             yield ("modes", "deployment", "rules", index), rule, ("deployment",)
+
+    def every_matchers(self) -> Iterator[Matchers]:
+        """Yield what rules and labels ask of arguments."""
+        for rule in (*self.every_rule(), *self.labels):
+            yield from rule.args.values()
 
     def every_rule(self) -> tuple[Rule, ...]:
         """Return the rules of all modes: the file's, then each overlay's."""

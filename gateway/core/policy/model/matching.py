@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, JsonValue, model_validator
@@ -69,6 +70,9 @@ class Matchers(Part):
     not_glob: Globs = Field((), description="A string that none of these patterns matches.")
     under: Roots = Field((), description="A path that is one of these folders or inside one.")
     not_under: Roots = Field((), description="A path that is outside all of these folders.")
+    symlinks: Literal["deny"] | None = Field(
+        None, description="deny: a path in the workspace that leads over no symbolic link."
+    )
     regex: Regexes = Field((), description="A string that one of these RE2 expressions matches as a whole.")
     scheme: Schemes = Field((), description="A URL with one of these schemes.")
     host: Hosts = Field((), description="A URL or host: name, *.name (one or more labels) or *.")
@@ -103,6 +107,14 @@ class Matchers(Part):
         if not self.model_fields_set:
             raise ValueError("no matcher: remove the argument or say what must be true of it")
         return self
+
+    def every(self) -> Iterator[Matchers]:
+        """Yield these matchers and those that stand in them, however deep."""
+        yield self
+        items = self.items
+        for inner in (self.not_, *((items.all, items.any, items.none) if items else ())):
+            if inner:
+                yield from inner.every()
 
 
 class ItemMatchers(Part):

@@ -10,11 +10,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 __all__ = [
     "KINDS",
     "LIST",
+    "MANY",
     "SELECTORS",
     "Kind",
     "Mode",
     "Part",
     "Place",
+    "as_many",
     "as_tuple",
 ]
 
@@ -40,5 +42,12 @@ def as_tuple(value: object) -> object:
     return tuple(cast("list[object]", value)) if isinstance(value, list) else value
 
 
+def as_many(value: object) -> object:
+    """Return one value, or a list of them, as a tuple."""
+    return tuple(cast("list[object]", value)) if isinstance(value, list) else (value,)
+
+
+MANY = BeforeValidator(as_many, json_schema_input_type=str | list[str])
+"""Marks a field of texts that is written as one or as a list."""
 LIST = BeforeValidator(as_tuple)
 """Marks a field that is written as a list."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from gateway.core.policy.model.matching import ArgumentMatchers
 from gateway.core.policy.model.parts import LIST, Part
 
 __all__ = [
+    "Audit",
     "Defaults",
     "Grant",
     "GrantedMounts",
@@ -39,6 +40,13 @@ class ResultRule(Part):
         if not self.model_fields_set & {"redact", "max_bytes"}:
             raise ValueError("one or both of redact, max_bytes")
         return self
+
+
+class Audit(Part):
+    """Whose argument values the ledger shows; of other calls it shows names, types and lengths."""
+
+    arguments: Literal["plain"] = Field(description="plain: the values, but for the operator's secrets.")
+    tool: TargetPatterns = Field(("*",), description="Whose; all tools by default.")
 
 
 class GrantedMounts(Part):

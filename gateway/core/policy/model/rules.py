@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,7 @@ from gateway.core.policy.fields import (
     Wildcards,
 )
 from gateway.core.policy.model.matching import ArgumentMatchers
-from gateway.core.policy.model.parts import Part
+from gateway.core.policy.model.parts import MANY, Part
 
 __all__ = [
     "Approve",
@@ -55,6 +55,9 @@ class Approve(Part):
         default=600.0, gt=0, le=86_400, description="From asking to running: 10m, 1h or seconds."
     )
     wait: Duration = Field(default=60.0, ge=0, le=600, description="How long a call waits to be approved.")
+    clears: Annotated[tuple[Identifier, ...], MANY] = Field(
+        default=(), description="Labels that a yes takes from the session, as the call runs."
+    )
 
 
 Per: TypeAlias = Literal["session", "principal", "tool", "server"]

@@ -48,6 +48,11 @@ def read(arguments: JsonObject) -> JsonObject:
     return text(Path(arguments["path"]).read_text(encoding="utf-8"))
 
 
+def link(arguments: JsonObject) -> JsonObject:
+    Path(arguments["path"]).symlink_to(arguments["target"])
+    return text(f"linked {arguments['path']}")
+
+
 def fail(arguments: JsonObject) -> JsonObject:
     return {"content": [{"type": "text", "text": arguments["message"]}], "isError": True}
 
@@ -103,6 +108,7 @@ TOOLS: dict[str, tuple[Handler, str, JsonObject]] = {
     ),
     "write": (write, "Write a file.", schema(["path", "content"], path="string", content="string")),
     "read": (read, "Read a file.", schema(["path"], path="string")),
+    "link": (link, "Make a symbolic link.", schema(["path", "target"], path="string", target="string")),
     "fail": (fail, "Answer with a tool error.", schema(["message"], message="string")),
     "rpc_error": (rpc_error, "Answer with a JSON-RPC error.", schema([], code="integer")),
     "crash": (crash, "End the server process.", schema([])),
