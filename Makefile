@@ -19,8 +19,9 @@ demo: prepare ## the main job on real input: two toolpacks, an MCP client, an en
 test: prepare ## all tests
 	@$(BIN)/pytest $(ARGS)
 
-docker: prepare ## the tests of the docker driver; apt-get install docker.io mmdebstrap first
-	@TEST_DOCKER=1 $(BIN)/pytest tests/sandbox $(ARGS)
+docker: prepare ## the tests of the drivers docker and gvisor, on an engine that is started for them
+	@export DOCKER_HOST=$$(scripts/engine start) && [ -n "$$DOCKER_HOST" ]; trap 'scripts/engine stop' EXIT; \
+		$(BIN)/pytest tests/sandbox tests/runtime/test_egress.py -k 'docker or gvisor' $(ARGS)
 
 check: lint types ## style and types
 

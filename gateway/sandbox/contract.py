@@ -127,6 +127,7 @@ class SandboxStats:
     memory: int | None
     processes: int | None
     oom_kills: int | None
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,13 @@ class Engine:
                 return None
         return Image(found["Id"], found["Config"].get("Labels") or {})
 
+    def runtime_arguments(self, runtime: str) -> tuple[str, ...] | None:
+        """Return the arguments that the engine starts a runtime with, or None where it has no such."""
+        with _told("asking for the engine's runtimes"):
+            runtimes = cast(dict[str, dict[str, Any]], self._api.info().get("Runtimes") or {})
+        found = runtimes.get(runtime)
+        return None if found is None else tuple(found.get("runtimeArgs") or ())
+
     def import_image(self, archive: Path, tag: str, changes: list[str]) -> None:
         """Make the image `tag` of a tar file; `changes` are Dockerfile lines such as `LABEL a=b`."""
         repository, _, version = tag.rpartition(":")

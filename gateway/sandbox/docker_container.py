@@ -32,6 +32,8 @@ INIT_PROCESSES = 1
 """The engine's init, beside the program's."""
 FEWEST_PROCESSES = 16
 """The runtime itself starts threads in the container's group before the program; with fewer it aborts."""
+KERNEL_PROCESSES, KERNEL_MEMORY = 512, 128 * 2**20
+"""What gVisor's kernel needs beside the program: with 64 threads it is killed."""
 HELPERS = "/opt/sandgate"
 """Where `gateway/sandbox/inside` stands in a container."""
 INTERPRETER = "/usr/bin/python3"
@@ -52,7 +54,10 @@ READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What all containers of one driver have in common, and the volume this one sees at `workspace`."""
+    """What all containers of one driver have in common, and the volume this one sees at `workspace`.
+
+    `own_kernel` is the engine's name of the runtime that gives each a kernel of its own, as `runsc`.
+    """
 
     image: str
     seccomp: str
@@ -60,6 +65,7 @@ class Place:
     volume: str
     workspace: str
     disk: int
+    own_kernel: str | None = None
 
 
 def volume_config(spec: WorkspaceSpec) -> dict[str, str]:
@@ -102,7 +108,7 @@ def _host_config(spec: SandboxSpec, place: Place) -> JsonObject:
     # Files in memory count as memory: what workspace and scratch may hold comes on top of the limit.
     memory = limits.memory + scratch + SHM + (place.disk if spec.writable else 0)
     inodes = min(SCRATCH_INODES, limits.inodes)
-    return {
+    config: JsonObject = {
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges", f"seccomp={place.seccomp}"],
         "ReadonlyRootfs": True,
@@ -129,6 +135,24 @@ def _host_config(spec: SandboxSpec, place: Place) -> JsonObject:
             _ulimit("fsize", max(place.disk, scratch)),
         ],
         "Mounts": _mounts(spec, place),
+    }
+    return config if place.own_kernel is None else config | _own_kernel(config, spec, place.own_kernel)
+
+
+def _own_kernel(config: JsonObject, spec: SandboxSpec, runtime: str) -> JsonObject:
+    """Return what differs under a runtime whose kernel is a program on the host, counted with the container.
+
+    It counts processes itself, per container, and masks nothing of its own `/sys`.
+    """
+    memory, tmpfs, ulimits = config["Memory"], config["Tmpfs"], config["Ulimits"]
+    assert isinstance(memory, int) and isinstance(tmpfs, dict) and isinstance(ulimits, list)  # noqa: PT018
+    return {
+        "Runtime": runtime,
+        "Memory": memory + KERNEL_MEMORY,
+        "MemorySwap": memory + KERNEL_MEMORY,
+        "PidsLimit": KERNEL_PROCESSES + 2 * spec.limits.pids,
+        "Ulimits": [*ulimits, _ulimit("nproc", spec.limits.pids + INIT_PROCESSES)],
+        "Tmpfs": tmpfs | dict.fromkeys(("/sys", "/sys/fs/cgroup"), "ro,size=4096"),
     }
 
 
@@ -173,7 +197,7 @@ def control_groups(container: str) -> dict[str, str]:
     top = Path("/sys/fs/cgroup")
     names = (f"docker/{container}", f"system.slice/docker-{container}.scope")
     found: dict[str, str] = {}
-    for controller in ("memory", "pids"):
+    for controller in ("memory", "pids", "cpuacct"):
         places = (top / hierarchy / name for hierarchy in (controller, "") for name in names)
         folder = next((place for place in places if place.is_dir()), None)
         if folder is not None:

@@ -23,6 +23,7 @@ from gateway.errors import SandboxError
 from .contract import Exit, Sandbox, SandboxSpec, Snapshot, Workspace, WorkspaceSpec
 from .docker import Ended, Engine
 from .docker_container import Place, container_config, control_groups, first_words, volume_config
+from .docker_gvisor import NO_SOCKETS, RUNTIME, check_runtime, filter_for
 from .docker_handles import KILLED, DockerSandbox, DockerSnapshot, DockerWorkspace
 from .docker_keeper import keeper_spec
 from .docker_owner import DRIVER, OWNER, is_dead, owner
@@ -45,12 +46,16 @@ GONE = Exit(-9, "the engine ended or restarted, and this program with it")
 
 
 class DockerDriver:
-    """As `contract.SandboxDriver`. `image` names a recipe."""
+    """As `contract.SandboxDriver`. `image` names a recipe.
 
-    name = "docker"
+    With `gvisor` the engine runs containers with gVisor's `runsc`: each has a kernel of its own.
+    """
 
-    def __init__(self, *, image: str = "base") -> None:
+    def __init__(self, *, image: str = "base", gvisor: bool = False) -> None:
+        self.name = "gvisor" if gvisor else "docker"
         self._recipe = image
+        self._runtime = RUNTIME if gvisor else None
+        self._sockets = True
         self.label = secrets.token_hex(8)
         self._labels = {OWNER: owner(os.getpid()), DRIVER: self.label}
         self._calls = anyio.CapacityLimiter(CALLS)
@@ -64,7 +69,8 @@ class DockerDriver:
 
     async def __aenter__(self) -> DockerDriver:
         """As `contract.SandboxDriver.__aenter__`."""
-        self._seccomp = profile_file().read_text()
+        profile = profile_file().read_text()
+        self._seccomp = profile if self._runtime is None else filter_for(profile)
         self._opened = await anyio.to_thread.run_sync(Engine)
         self._tasks = await anyio.create_task_group().__aenter__()
         try:
@@ -111,7 +117,9 @@ class DockerDriver:
         return await anyio.to_thread.run_sync(functools.partial(function, *arguments), limiter=self._calls)
 
     def _look(self) -> None:
-        """Find the image. Raises `UsageError`."""
+        """Find the image, and the runtime. Raises `UsageError`."""
+        if self._runtime is not None:
+            self._sockets = check_runtime(self._engine.runtime_arguments(self._runtime))
         self._image = ensure_image(self._engine, read_recipe(self._recipe)).id
 
     def _sweep(self) -> None:
@@ -207,6 +215,8 @@ class DockerDriver:
         """As `contract.SandboxDriver.acquire`."""
         assert isinstance(workspace, DockerWorkspace)
         check_spec(spec)
+        if spec.egress is not None and not self._sockets:
+            raise SandboxError(f"{spec.name} was granted egress: {NO_SOCKETS}")
         workspace.open()
         return await self._run(spec, workspace)
 
@@ -237,6 +247,7 @@ class DockerDriver:
             volume=workspace.volume,
             workspace=workspace.path,
             disk=workspace.spec.disk,
+            own_kernel=self._runtime,
         )
 
     async def kill(self, container: str) -> None:

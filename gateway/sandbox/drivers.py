@@ -10,7 +10,7 @@ from .contract import SandboxDriver
 
 __all__ = ["DRIVERS", "make_driver"]
 
-DRIVERS = ("bubblewrap", "docker", "process")
+DRIVERS = ("bubblewrap", "docker", "gvisor", "process")
 
 
 def make_driver(name: str, *, cache_dir: Path) -> SandboxDriver:
@@ -22,12 +22,12 @@ def make_driver(name: str, *, cache_dir: Path) -> SandboxDriver:
         from .bubblewrap import BubblewrapDriver
 
         return BubblewrapDriver(cache_dir)
-    if name == "docker":
+    if name in ("docker", "gvisor"):
         try:
             from .docker_driver import DockerDriver
         except ModuleNotFoundError as error:
             raise UsageError(f"the driver {name!r} needs {error.name}: install `sandgate[docker]`") from error
-        return DockerDriver()
+        return DockerDriver(gvisor=name == "gvisor")
     if name == "process":
         from .process import ProcessDriver
 

@@ -27,7 +27,16 @@ def read_stats(folders: Mapping[str, str], own: int) -> SandboxStats:
         memory=_number(folders.get("memory"), ("memory.current", "memory.usage_in_bytes")),
         processes=None if processes is None else max(0, processes - own),
         oom_kills=_number(folders.get("memory"), ("memory.events", "memory.oom_control"), "oom_kill"),
+        cpu_seconds=_cpu_seconds(folders.get("cpuacct")),
     )
+
+
+def _cpu_seconds(folder: str | None) -> float | None:
+    nanoseconds = _number(folder, ("cpuacct.usage",))
+    if nanoseconds is not None:
+        return nanoseconds / 1e9
+    microseconds = _number(folder, ("cpu.stat",), "usage_usec")
+    return None if microseconds is None else microseconds / 1e6
 
 
 def _number(folder: str | None, names: tuple[str, ...], field: str = "") -> int | None:

@@ -18,7 +18,10 @@ from gateway.runtime.audit import query, verify
 from gateway.runtime.gateway import Gateway, GatewaySettings
 from gateway.runtime.pool_shelf import PoolSettings
 from gateway.runtime.sessions import Session, new_call_id
+from gateway.sandbox.contract import SandboxDriver
+from gateway.sandbox.drivers import make_driver
 from gateway.sandbox.egress import EgressGate, EgressSettings
+from tests.support.docker_engine import provide_engine
 from tests.support.gateways import copy_pack, served
 from tests.support.ledgers import records_of
 from tests.support.tls import authority, https_server
@@ -109,6 +112,26 @@ async def test_a_granted_host_and_port_work_over_https_and_are_in_the_ledger(tmp
     report = verify(tmp_path / "state")
     assert report.ok
     assert report.open_calls == 0
+
+
+@pytest.fixture(params=["docker", "gvisor", "process"])
+def other_driver(request: pytest.FixtureRequest, tmp_path: Path) -> SandboxDriver:
+    provide_engine(request)
+    return make_driver(request.param, cache_dir=tmp_path / "cache")
+
+
+async def test_every_other_driver_leads_to_the_same_proxy(
+    other_driver: SandboxDriver, tmp_path: Path
+) -> None:
+    async with net(tmp_path, sandbox=other_driver) as here:
+        assert await here.call("fetch", url=f"https://a.web.example:{here.port}/") == "a page over TLS"
+        assert "403" in await here.connect(f"metadata.example:{here.port}")
+        for host in ("127.0.0.1", "::1") if other_driver.name != "process" else ():
+            assert "failed" in await here.call("connect", host=host, port=here.port)
+    assert [(effect, code) for effect, code, _ in told(tmp_path)] == [
+        ("allow", "granted"),
+        ("deny", "address_refused"),
+    ]
 
 
 async def test_every_way_around_is_refused_and_recorded(tmp_path: Path) -> None:

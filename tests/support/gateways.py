@@ -15,6 +15,7 @@ from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
 from gateway.runtime.ledger import open_ledger
 from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack, load_pack
+from gateway.sandbox.contract import SandboxDriver
 from gateway.sandbox.egress import EgressGate
 from tests.support.sandboxes import bubblewrap
 
@@ -54,14 +55,15 @@ async def served(
     settings: GatewaySettings | None = None,
     secrets: dict[str, str] | None = None,
     gate: EgressGate | None = None,
+    sandbox: SandboxDriver | None = None,
 ) -> AsyncGenerator[Gateway]:
-    """Serve a test pack with its own policy, or with the policy text given."""
+    """Serve a test pack with its own policy, or with the policy text given; in bubblewrap by default."""
     loaded = copy_pack(pack, tmp_path)
     settings = replace(settings or GatewaySettings(), secrets=secrets or {})
     clock = SystemClock()
     async with (
         open_ledger(tmp_path / "state", clock) as ledger,
-        bubblewrap(tmp_path) as driver,
+        sandbox or bubblewrap(tmp_path) as driver,
         open_gateway(
             [(loaded, _policy(loaded, policy))],
             driver=driver,

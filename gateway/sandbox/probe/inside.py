@@ -31,6 +31,7 @@ NUMBERS = {
     "open_by_handle_at": (304, 265), "personality": (135, 92), "clone": (56, 220), "getpid": (39, 172),
     "process_vm_readv": (310, 270), "reboot": (169, 142), "init_module": (175, 105), "chroot": (161, 51),
 }  # fmt: skip
+PR_GET_NO_NEW_PRIVS = 39
 CLONE_NEWUSER, SIGCHLD = 0x10000000, 17
 AF_PACKET, AF_ALG, AF_VSOCK, AF_NETLINK, NETLINK_AUDIT = 17, 38, 40, 16, 9
 NULL = os.makedev(1, 3)
@@ -125,9 +126,9 @@ def host_files(facts: Facts) -> str:
 
 
 def _shows(path: str) -> bool:
-    """Say whether a path is there and more than an empty folder, which tells nothing."""
+    """Say whether a path is there and more than empty folders, which tell nothing."""
     try:
-        return bool(os.listdir(path))
+        return any(map(_shows, (os.path.join(path, name) for name in os.listdir(path))))
     except (NotADirectoryError, PermissionError):
         return True
     except FileNotFoundError:
@@ -157,11 +158,12 @@ def signals(facts: Facts) -> str:
 
 
 def init_environment(_: Facts) -> str:
-    """The environment of pid 1 is empty or unreadable."""
+    """The environment of pid 1 is empty or unreadable; a kernel of its own may put a home there."""
     try:
-        return Path("/proc/1/environ").read_bytes().decode(errors="replace")
+        words = Path("/proc/1/environ").read_bytes().decode(errors="replace").split("\0")
     except PermissionError:
         return ""
+    return ", ".join(word for word in words if word not in ("", "HOME=/tmp/home"))
 
 
 def environment(facts: Facts) -> str:
@@ -204,8 +206,9 @@ def capabilities(_: Facts) -> str:
 
 
 def privileges(_: Facts) -> str:
-    """NoNewPrivs is set: no set-uid program works."""
-    return "" if status("NoNewPrivs") == "1" else "NoNewPrivs is 0"
+    """No new privileges are given: no set-uid program works."""
+    # Asked of the kernel: not every one tells it in /proc.
+    return "" if ctypes.CDLL(None).prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 else "NoNewPrivs is 0"
 
 
 def seccomp(_: Facts) -> str:
