@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -40,10 +41,12 @@ __all__ = [
     "LogSettings",
     "PoolLimits",
     "SecretSource",
+    "UserFolders",
     "default_state",
     "installer_environment",
     "load_config",
     "read_secret",
+    "user_folders",
 ]
 
 DEFAULT_FILE = "gateway.yaml"
@@ -190,6 +193,31 @@ def load_config(
 def default_state(environ: Mapping[str, str] | None = None) -> Path:
     """Return the state folder that is used where none is set."""
     return _xdg(_environ() if environ is None else environ, "XDG_STATE_HOME", ".local/state")
+
+
+@dataclass(frozen=True, slots=True)
+class UserFolders:
+    """Where this user's programs keep their settings; `appdata` exists on Windows only."""
+
+    home: Path
+    here: Path
+    config: Path
+    codex: Path
+    appdata: Path | None = None
+
+
+def user_folders(environ: Mapping[str, str] | None = None) -> UserFolders:
+    """Return the folders in which other programs look for their settings."""
+    environ = _environ() if environ is None else environ
+    home, appdata = Path(environ.get("HOME") or Path.home()), environ.get("APPDATA")
+    config = Path(environ.get("XDG_CONFIG_HOME", ""))
+    return UserFolders(
+        home,
+        here=Path.cwd(),
+        config=config if config.is_absolute() else home / ".config",
+        codex=Path(environ.get("CODEX_HOME") or home / ".codex"),
+        appdata=Path(appdata) if appdata else None,
+    )
 
 
 def _environ() -> Mapping[str, str]:

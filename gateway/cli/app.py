@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import approvals, audit, auth, calls, demo, doctor, env, policy, serving, toolpack
+from gateway.cli import approvals, audit, auth, calls, client, demo, doctor, env, policy, serving, toolpack
 
 __all__ = ["app"]
 
@@ -47,4 +47,5 @@ app.add_typer(toolpack.app, name="toolpack")
 app.add_typer(audit.app, name="audit")
 app.add_typer(auth.app, name="auth")
 app.add_typer(approvals.app, name="approvals")
+app.add_typer(client.app, name="client")
 app.add_typer(env.app, name="env")
