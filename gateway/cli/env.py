@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.cli.env_export import export
 from gateway.cli.env_play import play
 from gateway.cli.options import (
     ConfigOption,
@@ -49,6 +50,7 @@ __all__ = ["app"]
 
 app = typer.Typer(name="env", help="Play episodes from the terminal.", no_args_is_help=True)
 app.command()(play)
+app.command()(export)
 
 ActionsOption = Annotated[
     Path | None, typer.Option("--actions", metavar="FILE", help="Play these actions: JSON Lines, one each.")

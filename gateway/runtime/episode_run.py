@@ -240,10 +240,15 @@ class EpisodeRun:
             "pack": self.session.pack.name,
             "session_id": self.session.id,
             **self._identity(),
+            **(self._asked() if number == 1 else {}),
             "step": number,
             "action": action_json(action),
             **result.wire(),
         }
+
+    def _asked(self) -> JsonObject:
+        """Return what an agent is given, which the first line of a trajectory tells those who train on it."""
+        return {"prompt": self.task.prompt if self.task else None, **tools_observation(self.tools())}
 
 
 def _too_late(action: Action) -> JsonObject:

@@ -11,7 +11,16 @@ from gateway.core.episode import DoneReason
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import dumps
 
-__all__ = ["Action", "DoneReason", "EpisodeStatus", "ResetResult", "StepResult", "Tool", "ToolError"]
+__all__ = [
+    "Action",
+    "DoneReason",
+    "EpisodeStatus",
+    "ResetResult",
+    "StepResult",
+    "Tool",
+    "ToolError",
+    "shown_text",
+]
 
 Action: TypeAlias = Mapping[str, JsonValue]
 """An action as the wire has it: `{"type": "call_tool", "tool_name": ..., "arguments": {...}}`,
@@ -86,13 +95,7 @@ class StepResult:
     @property
     def text(self) -> str:
         """What a model is shown of it: the tool's text, or the sentence that says why there is none."""
-        if self.error is not None:
-            return self.error.message
-        result = self.observation.get("result")
-        if isinstance(result, dict):
-            return _result_text(result)
-        shown = {name: value for name, value in self.observation.items() if name not in _BESIDE}
-        return dumps(shown).decode()
+        return shown_text(self.observation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,16 @@ class EpisodeStatus:
 
 _BESIDE = {"reward", "done", "metadata"}
 """What stands in an observation and beside it."""
+
+
+def shown_text(observation: JsonObject) -> str:
+    """Return what a model is shown of an observation: an error's sentence, a result's text, else the JSON."""
+    error, result = observation.get("error"), observation.get("result")
+    if isinstance(error, dict) and "stdout" not in observation:
+        return str(error.get("message") or "")
+    if isinstance(result, dict) and "content" in result:
+        return _result_text(result)
+    return dumps({name: value for name, value in observation.items() if name not in _BESIDE}).decode()
 
 
 def _result_text(result: JsonObject) -> str:
