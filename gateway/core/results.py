@@ -6,7 +6,7 @@ from gateway.core.calls import Answered, Denied, Failed, FailureKind, Outcome
 from gateway.core.decisions import Decision
 from gateway.core.json_types import JsonObject
 
-__all__ = ["DECISION_META_KEY", "tool_result"]
+__all__ = ["DECISION_META_KEY", "failure_text", "tool_result"]
 
 DECISION_META_KEY = "sandgate/decision"
 
@@ -34,8 +34,13 @@ def tool_result(outcome: Outcome) -> JsonObject:
             return {**result, "_meta": {**kept, DECISION_META_KEY: decision.wire()}}
         case Denied(decision):
             return _error(f"sandgate: {decision.sentence()}", decision)
-        case Failed(decision, kind, message):
-            return _error(f"sandgate: {_FAILURES[kind]}: {message} [{kind.value}]", decision)
+        case Failed(decision):
+            return _error(failure_text(outcome), decision)
+
+
+def failure_text(failed: Failed) -> str:
+    """Return the one line that says why an allowed call brought no result."""
+    return f"sandgate: {_FAILURES[failed.kind]}: {failed.message} [{failed.kind.value}]"
 
 
 def _error(text: str, decision: Decision) -> JsonObject:

@@ -19,13 +19,14 @@ import anyio
 from gateway.core.calls import FailureKind, ServerError
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.runtime.exchange import Ask, Exchange, Note, UpstreamFailure
-from gateway.runtime.peer import ClientPeer, PeerError, wanted_capability
+from gateway.runtime.peer import ClientPeer, PeerError, Standing, wanted_capability
 
-__all__ = ["PARKED_PREFIX", "Parked", "answer_inputs", "converse", "needs_input", "park"]
+__all__ = ["PARKED_PREFIX", "Parked", "answer_inputs", "answer_to", "converse", "needs_input", "park"]
 
 logger = logging.getLogger(__name__)
 
 PARKED_PREFIX = "parked:"
+_PUT_SECONDS = 5.0
 _METHOD_NOT_FOUND, _INVALID_PARAMS, _INTERNAL = -32601, -32602, -32603
 Put = Callable[[JsonObject], Awaitable[None]]
 """Sends the server a message."""
@@ -75,13 +76,18 @@ async def _put_question(
                 deadline.deadline = anyio.current_time() + (left if left < math.inf else client_timeout)
     if answer is None:
         answer = _error(ask.id, _INTERNAL, "the client did not answer in time")
-    await put(answer)
+    # A frame that goes out in part would end the conversation: it is finished even if the call is over.
+    with anyio.move_on_after(_PUT_SECONDS, shield=True):
+        await put(answer)
 
 
 async def _answer(peer: ClientPeer, ask: Ask) -> JsonObject:
     fault = undeclared(peer, ask.method)
-    if fault is not None:
-        return _error(ask.id, _METHOD_NOT_FOUND, fault)
+    return await answer_to(peer, ask) if fault is None else _error(ask.id, _METHOD_NOT_FOUND, fault)
+
+
+async def answer_to(peer: Standing, ask: Ask) -> JsonObject:
+    """Put a question to the client and return the server's answer: a result, or the error it got."""
     try:
         result = await peer.request(ask.method, ask.params)
     except PeerError as error:

@@ -20,7 +20,7 @@ from gateway.core.records import CallIds
 from gateway.errors import SandboxError
 from gateway.runtime.egress import SessionEgress
 from gateway.runtime.opening import KnownEras, Offers, WrongEra
-from gateway.runtime.peer import NOBODY, ClientFacts, Era
+from gateway.runtime.peer import NOBODY, ClientFacts, Era, Standing
 from gateway.runtime.upstream import Announced, Upstream, UpstreamFailure, UpstreamSettings
 from gateway.sandbox.contract import Sandbox, SandboxDriver, SandboxSpec, Workspace
 from gateway.sandbox.egress import Door
@@ -58,7 +58,8 @@ class Lease:
     """The live servers of one session. `failed` says why, once one of them died.
 
     `on_listing` is told what a server lists each time it was (re)started or announced a change,
-    `announced` what a server says that belongs to no call. `client` is who the servers work for.
+    `announced` what a server says that belongs to no call. `client` is who the servers work for, and
+    `standing`, where a front sets it, the way to that client outside of its calls.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Lease:
         self._beside: list[Sandbox] = []
         self._closed = False
         self._level: str | None = None
+        self.standing: Standing | None = None
 
     @property
     def untouched(self) -> bool:
@@ -226,7 +228,7 @@ class Lease:
             why = f"no sandbox for server {name!r}: {error}"
             raise UpstreamFailure(FailureKind.START_FAILED, why) from error
         client = ClientFacts(era, self.client.capabilities)
-        upstream = Upstream(name, sandbox, plan.settings, client, self._heard)
+        upstream = Upstream(name, sandbox, plan.settings, client, self._heard, lambda: self.standing)
         try:
             await upstream.start(self._tasks)
             self._on_listing(name, await self._tools(upstream))

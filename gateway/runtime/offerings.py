@@ -75,10 +75,13 @@ class Offerings:
         offered = self._last[what] = Offered(items, tuple(sorted(failed)))
         return offered
 
-    async def owner_of_resource(self, uri: str) -> str | None:
-        """Return the server to be asked for a resource, or for what completes a template."""
+    async def owner_of_resource(self, uri: str, *, alone: bool) -> str | None:
+        """Return the server to be asked for a resource, or for what completes a template.
+
+        `alone`: there is no other pack that could have it.
+        """
         servers = self.session.pack.offering("resources")
-        if len(servers) <= 1:
+        if not servers or (alone and len(servers) == 1):
             return servers[0] if servers else None
         for what, key in ((Listing.RESOURCES, "uri"), (Listing.TEMPLATES, "uriTemplate")):
             for server, items in (await self._recent(what, uri, key)).items.items():

@@ -12,7 +12,16 @@ from typing import Literal, Protocol, TypeAlias
 
 from gateway.core.json_types import JsonObject, JsonValue
 
-__all__ = ["NOBODY", "ClientFacts", "ClientPeer", "Era", "PeerError", "Veiled", "wanted_capability"]
+__all__ = [
+    "NOBODY",
+    "ClientFacts",
+    "ClientPeer",
+    "Era",
+    "PeerError",
+    "Standing",
+    "Veiled",
+    "wanted_capability",
+]
 
 Era: TypeAlias = Literal["legacy", "modern"]
 """legacy: `initialize` and sessions, up to 2025-11-25. modern: self-contained requests, 2026-07-28."""
@@ -57,6 +66,14 @@ class ClientPeer(Protocol):
 
     async def notify(self, method: str, params: JsonObject) -> None:
         """Tell the client, in the order of the calls; never raises for a client that has gone."""
+        ...
+
+
+class Standing(Protocol):
+    """The client of a session, for what a server asks outside of any call."""
+
+    async def request(self, method: str, params: JsonObject) -> JsonObject:
+        """Ask the client and return its result; raises `PeerError`."""
         ...
 
 

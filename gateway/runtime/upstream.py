@@ -18,7 +18,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from gateway.core.calls import FailureKind, ServerError
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import JsonLimits, StrictJsonError, dumps, loads
-from gateway.runtime.conversing import Parked, answer_inputs, converse, needs_input, park
+from gateway.runtime.conversing import Parked, answer_inputs, answer_to, converse, needs_input, park
 from gateway.runtime.exchange import Ask, Exchange, Note, UpstreamFailure
 from gateway.runtime.framing import Frame, LineFramer, TooLong, answered_id
 from gateway.runtime.listings import Listing, every_page
@@ -32,7 +32,7 @@ from gateway.runtime.opening import (
     stream_of,
     without_stream,
 )
-from gateway.runtime.peer import NOBODY, ClientFacts, ClientPeer
+from gateway.runtime.peer import NOBODY, ClientFacts, ClientPeer, Standing, wanted_capability
 from gateway.sandbox.contract import Sandbox
 
 __all__ = ["PROTOCOL_VERSION", "Announced", "Upstream", "UpstreamFailure", "UpstreamSettings"]
@@ -41,6 +41,7 @@ PROTOCOL_VERSION = LEGACY_VERSION
 _MOST_ROUNDS = 8
 _MOST_PARKED = 16
 _MOST_FOLLOWED = 256
+_MOST_STANDING = 16
 _METHOD_NOT_FOUND, _INVALID_PARAMS = -32601, -32602
 _CHANGES = frozenset(
     {
@@ -71,6 +72,10 @@ def _nothing(method: str, params: JsonObject) -> None:
     return None
 
 
+def _nobody() -> None:
+    return None
+
+
 class Upstream:
     """A conversation with one tool server. `start` it in a task group; `kill` ends server and reader.
 
@@ -86,12 +91,16 @@ class Upstream:
         settings: UpstreamSettings,
         client: ClientFacts = NOBODY,
         announced: Announced = _nothing,
+        standing: Callable[[], Standing | None] = _nobody,
     ) -> None:
         self.name = name
         self.sandbox = sandbox
         self.client = client
         self.offers = Offers(client.era, "")
         self.announced = announced
+        self._standing = standing
+        self._standing_asks = 0
+        self._tasks: TaskGroup | None = None
         self.stale = False
         self.ended: UpstreamFailure | None = None
         self.odd_frames = 0
@@ -110,6 +119,7 @@ class Upstream:
 
         `WrongEra`, where the server's process may know the other era only.
         """
+        self._tasks = tasks
         await tasks.start(self._read)
         try:
             self.offers = await self._open()
@@ -423,12 +433,32 @@ class Upstream:
             answer: JsonObject = {"jsonrpc": "2.0", "id": request_id, "result": {}}
         else:
             exchange = self._latest()
-            if exchange is not None and exchange.say(Ask(request_id, method, params)):
+            ask = Ask(request_id, method, params)
+            if (exchange is not None and exchange.say(ask)) or self._ask_standing(ask):
                 return
             error: JsonObject = {"code": _METHOD_NOT_FOUND, "message": "not offered by this client"}
             answer = {"jsonrpc": "2.0", "id": request_id, "error": error}
         with anyio.move_on_after(5):
             await self._send(answer)
+
+    def _ask_standing(self, ask: Ask) -> bool:
+        """Put a question that belongs to no call to the session's client; `False` if there is no way."""
+        standing = self._standing()
+        wanted = wanted_capability(ask.method)
+        if standing is None or self._tasks is None or wanted not in self.client.capabilities:
+            return False
+        if self._standing_asks >= _MOST_STANDING:
+            return False
+        self._standing_asks += 1
+        self._tasks.start_soon(self._put_standing, standing, ask)
+        return True
+
+    async def _put_standing(self, standing: Standing, ask: Ask) -> None:
+        try:
+            with anyio.move_on_after(self._settings.client_timeout):
+                await self._send(await answer_to(standing, ask))
+        finally:
+            self._standing_asks -= 1
 
     def _told(self, method: str, params: JsonObject) -> None:
         if method == "notifications/tools/list_changed":

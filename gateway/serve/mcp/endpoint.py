@@ -11,17 +11,22 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 
 import anyio
+from mcp.server.connection import Connection
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.errors import ClientError
 from gateway.runtime.gateway import Gateway
+from gateway.runtime.sessions import Session
 from gateway.serve.endings import serve_until_ended
 from gateway.serve.gate import GateLimits, StrictGate, message_of, rpc_error
 from gateway.serve.identity import principal_of
 from gateway.serve.mcp.directory import Directory
 from gateway.serve.mcp.envelope import names_modern_era
+from gateway.serve.mcp.listening import tell_connection
+from gateway.serve.mcp.peers import StandingPeer
+from gateway.serve.mcp.plain_answers import PlainAnswers, accepting_streams
 from gateway.serve.mcp.quick import QuickCalls
 from gateway.serve.mcp.server import REFUSAL, build_server, server_info
 from gateway.serve.mcp.sessions import Bindings, Sessions, named, session_name
@@ -38,12 +43,12 @@ class McpEndpoint:
     def __init__(self, gateway: Gateway, packs: tuple[str, ...], limits: GateLimits) -> None:
         self._gateway = gateway
         self._bindings = Bindings(gateway)
+        self._sessions = Sessions(gateway)
         directory = Directory({name: gateway.packs[name] for name in packs})
-        server = build_server(gateway, directory, Sessions(gateway), self._bindings)
+        server = build_server(gateway, directory, self._sessions, self._bindings)
         self.quick = QuickCalls(gateway, directory, self._bindings, server_info(server))
         self._manager = StreamableHTTPSessionManager(
             server,
-            json_response=True,
             session_idle_timeout=gateway.settings.session_idle,
             # Both are bounded here; re-serialised bytes may be a few more than came.
             max_request_body_size=2 * limits.max_body,
@@ -54,8 +59,15 @@ class McpEndpoint:
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[None]:
         """Hold the sessions' tasks. Left, every session of this endpoint has ended."""
-        async with self._manager.run():
+        async with self._manager.run(), anyio.create_task_group() as tasks:
+
+            def opened(connection: Connection, session: Session) -> None:
+                session.lease.standing = StandingPeer(connection, self._bindings.known(session.id))
+                tasks.start_soon(tell_connection(connection, session))
+
+            self._sessions.opened = opened
             yield
+            tasks.cancel_scope.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -90,7 +102,7 @@ class McpEndpoint:
         async with anyio.create_task_group() as tasks:
 
             async def watch() -> None:
-                # In JSON mode nobody else does.
+                # The SDK does so only once it streams.
                 while (await receive())["type"] != "http.disconnect":
                     continue
                 gone.set()
@@ -161,7 +173,11 @@ class McpEndpoint:
                 message = {**message, "status": refusal.status, "headers": [*message["headers"], *extra]}
             await send(message)
 
-        await self._manager.handle_request(scope, receive, with_status)
+        if scope["method"] != "POST":
+            await self._manager.handle_request(scope, receive, with_status)
+            return
+        scope, streams = accepting_streams(scope)
+        await self._manager.handle_request(scope, receive, PlainAnswers(with_status, streams=streams))
 
 
 def _cancelled_id(scope: Scope) -> str | None:

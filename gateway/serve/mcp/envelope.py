@@ -21,6 +21,7 @@ from gateway.core.json_types import JsonObject, JsonValue
 
 __all__ = [
     "LIST_TTL_MS",
+    "asks_for_input",
     "end_to_end_meta",
     "is_modern",
     "may_be_asked",
@@ -32,6 +33,7 @@ LIST_TTL_MS = 60_000
 """How long a listing may be kept. A stale one only costs a denial."""
 
 _ASKED_OF_CLIENTS = frozenset({"elicitation", "sampling", "roots"})
+_MODERN_ONLY = frozenset({"resultType", "ttlMs", "cacheScope", "_meta"})
 _OWN_PREFIX = "sandgate/"
 _HOP_BY_HOP = frozenset(
     {
@@ -70,6 +72,12 @@ def end_to_end_meta(meta: Mapping[str, JsonValue]) -> JsonObject:
     }
 
 
+def asks_for_input(result: JsonObject) -> bool:
+    """Whether a result is a question in place of one: it says so, and says what."""
+    asks = isinstance(result.get("inputRequests"), dict) or isinstance(result.get("requestState"), str)
+    return asks and result.get("resultType") == "input_required"
+
+
 def result_envelope(
     result: JsonObject, *, version: str, server_info: JsonObject, listing: bool = False
 ) -> JsonObject:
@@ -81,6 +89,9 @@ def result_envelope(
     meta = meta if isinstance(meta, dict) else {}
     kept = {key: value for key, value in meta.items() if key != SERVER_INFO_META_KEY}
     if not is_modern(version):
-        return {**result, "_meta": kept} if kept else result
+        rest = {key: value for key, value in result.items() if key not in _MODERN_ONLY}
+        return {**rest, "_meta": kept} if kept else rest
+    if asks_for_input(result):
+        return {**result, "_meta": {**kept, SERVER_INFO_META_KEY: server_info}}
     cache: JsonObject = {"ttlMs": LIST_TTL_MS, "cacheScope": "private"} if listing else {}
     return {**result, **cache, "resultType": "complete", "_meta": {**kept, SERVER_INFO_META_KEY: server_info}}

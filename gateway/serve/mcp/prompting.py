@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from mcp.server.session import ServerSession
@@ -19,18 +19,19 @@ from pydantic import ValidationError
 from gateway.core.calls import Denied, Outcome
 from gateway.core.decisions import DecisionCode
 from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.results import DECISION_META_KEY
 from gateway.runtime.approvals import Approval
 from gateway.serve.identity import principal_of
 from gateway.serve.mcp.envelope import is_modern
+from gateway.serve.mcp.request_state import APPROVAL_KEY, Retry
 from gateway.serve.mcp.sessions import Binding, Bindings, RequestContext, connection_of, scope_of
 
-__all__ = ["MAX_QUESTION", "DeferredPrompt", "ElicitingPrompt", "prompt_of", "question", "verdict"]
+__all__ = ["MAX_QUESTION", "Asked", "DeferredPrompt", "ElicitingPrompt", "prompt_of", "question", "verdict"]
 
 logger = logging.getLogger(__name__)
 
 MAX_QUESTION = 4_000
 """Characters of the longest question that is put to a user: what does not fit is not approved unseen."""
-_KEY = "approval"
 _SCHEMA: Final[JsonObject] = {
     "type": "object",
     "properties": {"decision": {"type": "string", "title": "Decision", "enum": ["approve", "deny"]}},
@@ -38,12 +39,17 @@ _SCHEMA: Final[JsonObject] = {
 }
 
 
-def prompt_of(ctx: RequestContext, bindings: Bindings | None) -> ElicitingPrompt | DeferredPrompt | None:
-    """Return the way to the caller's user, `None` where the client did not say that there is one."""
+def prompt_of(
+    ctx: RequestContext, bindings: Bindings | None, retry: Retry
+) -> ElicitingPrompt | DeferredPrompt | None:
+    """Return the way to the caller's user, `None` where the client did not say that there is one.
+
+    `retry` is what a call without a session brings from the one before it.
+    """
     if not _elicits(ctx.session.client_capabilities):
         return None
     if is_modern(ctx.protocol_version):
-        return DeferredPrompt(ctx.params or {})
+        return DeferredPrompt(retry)
     session_id, scope = connection_of(ctx).session_id, scope_of(ctx)
     if bindings is None or session_id is None or scope is None:
         return ElicitingPrompt(ctx.session)
@@ -81,14 +87,13 @@ class ElicitingPrompt:
 
 
 class DeferredPrompt:
-    """Asks by the call's result, and reads the answer from the parameters of the call that follows."""
+    """Asks by the call's result, and reads the answer from the call that follows."""
 
     waits = False
 
-    def __init__(self, params: Mapping[str, JsonValue]) -> None:
-        responses = params.get("inputResponses")
-        self._answered = params.get("requestState")
-        self._answer = responses.get(_KEY) if isinstance(responses, dict) else None
+    def __init__(self, retry: Retry) -> None:
+        self._answered = retry.approval
+        self._answer = retry.answers.get(APPROVAL_KEY)
         self._asked: tuple[str, str] | None = None
 
     async def ask(self, approval: Approval) -> bool | None:
@@ -100,23 +105,27 @@ class DeferredPrompt:
             self._asked = (approval.id, message)
         return None
 
-    def input_required(self, result: JsonObject, outcome: Outcome) -> JsonObject:
-        """Return `result`, or in its place the question, where the call waits for its answer.
-
-        The approval's id is the state: it is bound to principal, tool and arguments, and names nothing to
-        anybody else.
-        """
+    def asked(self, outcome: Outcome) -> Asked | None:
+        """Return the question that takes the place of a result, where the call waits for its answer."""
         pending = isinstance(outcome, Denied) and outcome.decision.code is DecisionCode.APPROVAL_PENDING
         if not pending or self._asked is None:
-            return result
+            return None
         approval, message = self._asked
         params: JsonObject = {"mode": "form", "message": message, "requestedSchema": _SCHEMA}
-        return {
+        result: JsonObject = {
             "resultType": "input_required",
-            "inputRequests": {_KEY: {"method": "elicitation/create", "params": params}},
-            "requestState": approval,
-            "_meta": result.get("_meta"),
+            "inputRequests": {APPROVAL_KEY: {"method": "elicitation/create", "params": params}},
+            "_meta": {DECISION_META_KEY: outcome.decision.wire()},
         }
+        return Asked(approval, result)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of the caller's user: for which approval, and the result that asks it."""
+
+    approval: str
+    result: JsonObject
 
 
 def question(approval: Approval) -> str | None:

@@ -27,6 +27,7 @@ from gateway.runtime.sessions import Session
 from gateway.serve.endings import OpenRequests
 from gateway.serve.identity import principal_of
 from gateway.serve.mcp.envelope import is_modern
+from gateway.serve.mcp.requests import client_of
 
 __all__ = [
     "Binding",
@@ -37,6 +38,7 @@ __all__ = [
     "named",
     "scope_of",
     "session_name",
+    "sessions_of",
 ]
 
 RequestContext: TypeAlias = ServerRequestContext[Any, Any]
@@ -79,10 +81,24 @@ class _Opened:
     sessions: dict[str, Session] = field(default_factory=dict[str, Session])
 
 
+def _nothing(connection: Connection, session: Session) -> None:
+    return None
+
+
+def sessions_of(connection: Connection) -> list[Session]:
+    """Return the gateway sessions that a legacy connection has opened."""
+    opened: _Opened | None = connection.state.get(_STATE)
+    return [] if opened is None else list(opened.sessions.values())
+
+
 class Sessions:
-    """Finds or opens the session of a request. `principal` is who speaks on stdio."""
+    """Finds or opens the session of a request. `principal` is who speaks on stdio.
+
+    `opened` is told of each session of a connection.
+    """
 
     def __init__(self, gateway: Gateway, principal: Principal | None = None) -> None:
+        self.opened: Callable[[Connection, Session], None] = _nothing
         self._gateway = gateway
         self._stdio_principal = principal
 
@@ -93,12 +109,12 @@ class Sessions:
         """
         principal, name = self._caller(ctx)
         if is_modern(ctx.protocol_version):
-            session = await self._gateway.named_session(pack, principal, name)
+            session = await self._gateway.named_session(pack, principal, name, client_of(ctx))
             if session.principal != principal:
                 # Another token of that name, with other groups or roles: it would be judged by those.
                 raise UnknownSession(name or "default")
             return session
-        return await self._of_connection(connection_of(ctx), pack, principal)
+        return await self._of_connection(ctx, pack, principal)
 
     def _caller(self, ctx: RequestContext) -> tuple[Principal, str | None]:
         scope = scope_of(ctx)
@@ -107,15 +123,19 @@ class Sessions:
         assert self._stdio_principal is not None, "a request without an HTTP scope outside stdio"
         return self._stdio_principal, None
 
-    async def _of_connection(self, connection: Connection, pack: str, principal: Principal) -> Session:
+    async def _of_connection(self, ctx: RequestContext, pack: str, principal: Principal) -> Session:
+        connection = connection_of(ctx)
         opened: _Opened = connection.state.setdefault(_STATE, _Opened())
         async with opened.lock:
             session = opened.sessions.get(pack)
             if session is not None:
                 # Raises if it was idle for too long: its files are gone, and the caller has to be told.
                 return self._gateway.session(pack, session.id, principal)
-            session = await self._gateway.open_session(pack, principal, session_id=connection.session_id)
+            session = await self._gateway.open_session(
+                pack, principal, session_id=connection.session_id, client=client_of(ctx)
+            )
             opened.sessions[pack] = session
+            self.opened(connection, session)
             connection.exit_stack.push_async_callback(self._gateway.close_session, session)
             return session
 
@@ -210,6 +230,10 @@ class Bindings:
         """Forget an id and end its streams; it is unknown from now on. Idempotent."""
         if binding := self._bound.pop(session_id, None):
             binding.streams.end()
+
+    def known(self, session_id: str) -> Binding | None:
+        """Return the binding of an id whose caller was admitted already."""
+        return self._bound.get(session_id)
 
     def of(self, session_id: str, principal: Principal) -> Binding:
         """Return the caller's own binding; raises `UnknownSession`, also where it is somebody else's."""

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.lowlevel
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.server.connection import Connection
 from mcp.server.runner import serve_dual_era_loop
 from mcp.shared.message import SessionMessage
 from mcp_types import (
@@ -34,8 +35,11 @@ from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import JsonLimits, StrictJsonError
 from gateway.runtime.framing import Frame, LineFramer, TooLong
 from gateway.runtime.gateway import Gateway
+from gateway.runtime.sessions import Session
 from gateway.serve.gate import INVALID_REQUEST, PARSE_ERROR
 from gateway.serve.mcp.directory import Directory
+from gateway.serve.mcp.listening import tell_connection
+from gateway.serve.mcp.peers import StandingPeer
 from gateway.serve.mcp.server import build_server
 from gateway.serve.mcp.sessions import Sessions
 from gateway.serve.signals import ending_signals, until_signal
@@ -62,14 +66,29 @@ async def serve_stdio(
     What was asked before is still answered, within the gateway's drain time. `principal` is who
     speaks on these pipes; `stdin` and `stdout` are descriptors; `max_line` is in bytes.
     """
-    server = build_server(gateway, Directory(gateway.packs), Sessions(gateway, principal))
+    sessions = Sessions(gateway, principal)
+    server = build_server(gateway, Directory(gateway.packs), sessions)
     with _own(stdin, os.O_RDONLY) as source, _own(stdout, os.O_WRONLY) as sink:
         pipe = _Pipe(source, sink, JsonLimits(max_bytes=max_line))
         try:
-            async with pipe.ends(gateway.settings.drain) as (inbox, outbox):
+            async with pipe.ends(gateway.settings.drain) as (inbox, outbox), _told(sessions):
                 await serve_dual_era_loop(server, inbox, outbox, lifespan_state={})
         except* BrokenPipeError:
             logger.info("nobody reads stdout any more")
+
+
+@asynccontextmanager
+async def _told(sessions: Sessions) -> AsyncGenerator[None]:
+    """Tell the client what its servers announce, while it is served."""
+    async with anyio.create_task_group() as tasks:
+
+        def opened(connection: Connection, session: Session) -> None:
+            session.lease.standing = StandingPeer(connection)
+            tasks.start_soon(tell_connection(connection, session))
+
+        sessions.opened = opened
+        yield
+        tasks.cancel_scope.cancel()
 
 
 @contextmanager

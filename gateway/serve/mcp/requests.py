@@ -1,0 +1,55 @@
+"""What a request says, as plain JSON: its parameters, its `_meta`, and what its caller can do. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from mcp.shared.exceptions import MCPError
+from mcp_types import CLIENT_CAPABILITIES_META_KEY, INVALID_PARAMS
+
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.runtime.peer import ClientFacts
+from gateway.serve.mcp.envelope import is_modern
+
+if TYPE_CHECKING:
+    from gateway.serve.mcp.sessions import RequestContext
+
+__all__ = ["client_of", "meta_of", "params_of", "text_param"]
+
+_NOT_CARRIED = frozenset({"tasks"})
+
+
+def params_of(ctx: RequestContext) -> JsonObject:
+    """Return a request's parameters as they came through the gate."""
+    return cast("JsonObject", dict(ctx.params or {}))
+
+
+def meta_of(ctx: RequestContext) -> JsonObject:
+    """Return a request's `_meta`; empty where it has none, or none of the right shape."""
+    meta = params_of(ctx).get("_meta")
+    return meta if isinstance(meta, dict) else {}
+
+
+def text_param(params: JsonObject, name: str) -> str:
+    """Return a parameter that has to be a string (`MCPError`)."""
+    value = params.get(name)
+    if not isinstance(value, str):
+        raise MCPError(INVALID_PARAMS, f"{name} is a string")
+    return value
+
+
+def client_of(ctx: RequestContext) -> ClientFacts:
+    """Return what a server is told of the caller: its era, and its own capabilities as it declared them.
+
+    Left out is what this gateway does not carry (task-augmented requests).
+    """
+    if is_modern(ctx.protocol_version):
+        return ClientFacts("modern", _carried(meta_of(ctx).get(CLIENT_CAPABILITIES_META_KEY)))
+    declared = ctx.session.client_capabilities
+    dumped = None if declared is None else declared.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return ClientFacts("legacy", _carried(dumped))
+
+
+def _carried(declared: JsonValue) -> JsonObject:
+    known = declared if isinstance(declared, dict) else {}
+    return {key: value for key, value in known.items() if key not in _NOT_CARRIED and value is not None}
