@@ -8,7 +8,7 @@ export PYTHON
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docker check lint format types bench lock clean prepare
+.PHONY: help demo test docker check lint format types bench conformance lock clean prepare
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -38,6 +38,9 @@ types: prepare ## pyright, strict
 
 bench: prepare ## tools/call through the gateway against its peers, in one run
 	@$(BIN)/python -m benchmarks.mcp $(ARGS)
+
+conformance: prepare ## the official MCP conformance suite, directly and through the gateway
+	@$(BIN)/python -m tests.conformance.suite
 
 lock: prepare ## pin what is in .venv now
 	@scripts/lock
