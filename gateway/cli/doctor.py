@@ -31,29 +31,40 @@ def doctor(
 
     settings = load_config({"sandbox": sandbox}, file=config)
     check_driver(settings, not_isolated=not_isolated)
-    results = anyio.run(_probe, settings)
+    results, limited_by = anyio.run(_probe, settings)
     failed = [result for result in results if not result.held]
     document = {
         "driver": settings.sandbox,
         "held": not failed,
+        "limited_by": limited_by,
         "probes": [asdict(result) for result in results],
     }
-    show(form, document, _text(settings.sandbox, results))
+    show(form, document, _text(settings.sandbox, limited_by, results))
     if failed:
         raise typer.Exit(1)
 
 
-async def _probe(config: Config) -> list[ProbeResult]:
+async def _probe(config: Config) -> tuple[list[ProbeResult], str]:
     from gateway.sandbox.drivers import make_driver
     from gateway.sandbox.probe import run_probes
 
     async with make_driver(config.sandbox, cache_dir=config.cache) as driver:
-        return await run_probes(driver)
+        return await run_probes(driver), driver.limited_by
 
 
-def _text(driver: str, results: list[ProbeResult]) -> str:
+def _text(driver: str, limited_by: str, results: list[ProbeResult]) -> str:
+    """Return a table: what held, what that means, and what was got where there is something to tell."""
+    width = max(len(result.name) for result in results)
+    lines = [f"{_verdict(result):<8}{result.name:<{width}}  {_meaning(result)}" for result in results]
     held = sum(result.held for result in results)
-    lines = [f"{'held' if result.held else 'FAILED':<7} {result.name}: {result.detail}" for result in results]
-    meanings = [f"  {result.name}: {result.meaning}" for result in results if not result.held]
-    summary = f"{driver}: {held} of {len(results)} held"
-    return "\n".join([*lines, summary, *(["what the failures mean:", *meanings] if meanings else [])])
+    return "\n".join([*lines, f"limits are held by {limited_by}", f"{driver}: {held} of {len(results)} held"])
+
+
+def _verdict(result: ProbeResult) -> str:
+    return "held" if result.held else "FAILED"
+
+
+def _meaning(result: ProbeResult) -> str:
+    if not result.held:
+        return f"not so: {result.meaning} ({result.detail})"
+    return result.meaning if result.detail == "refused" else f"{result.meaning} ({result.detail})"

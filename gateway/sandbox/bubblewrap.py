@@ -65,6 +65,16 @@ class BubblewrapDriver:
         self._opened: Launcher | None = None
         self._found: _Machine | None = None
 
+    @property
+    def limited_by(self) -> str:
+        """As `contract.SandboxDriver.limited_by`."""
+        if self._machine.groups:
+            return f"control groups ({', '.join(self._machine.groups)}) and resource limits"
+        return (
+            "resource limits of each process alone: no control groups for memory and pids can be written "
+            "here, so CPU time is not limited and memory is per process"
+        )
+
     async def __aenter__(self) -> BubblewrapDriver:
         """As `contract.SandboxDriver.__aenter__`; also runs `/bin/true` in a sandbox once."""
         self._bwrap = _find_bwrap()

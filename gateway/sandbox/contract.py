@@ -228,6 +228,11 @@ class SandboxDriver(Protocol):
 
     name: str
 
+    @property
+    def limited_by(self) -> str:
+        """Say for people what holds sandboxes to their limits on this machine, once it is open."""
+        ...
+
     async def __aenter__(self) -> SandboxDriver:
         """Start helpers, sweep what a dead gateway left.
 

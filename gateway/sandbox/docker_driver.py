@@ -67,6 +67,11 @@ class DockerDriver:
         self._opened: Engine | None = None
         self._image = ""
 
+    @property
+    def limited_by(self) -> str:
+        """As `contract.SandboxDriver.limited_by`."""
+        return "the engine's control groups" + (", and gVisor's kernel" if self._runtime else "")
+
     async def __aenter__(self) -> DockerDriver:
         """As `contract.SandboxDriver.__aenter__`."""
         profile = profile_file().read_text()

@@ -161,6 +161,11 @@ class ProcessDriver:
     def __init__(self) -> None:
         self._workspaces: list[ProcessWorkspace] = []
 
+    @property
+    def limited_by(self) -> str:
+        """As `contract.SandboxDriver.limited_by`."""
+        return "nothing"
+
     async def __aenter__(self) -> ProcessDriver:
         """Nothing to prepare."""
         self._tasks = await anyio.create_task_group().__aenter__()

@@ -40,6 +40,11 @@ class ForkedDriver:
     def __init__(self, driver: BubblewrapDriver) -> None:
         self.driver = driver
 
+    @property
+    def limited_by(self) -> str:
+        """As `contract.SandboxDriver.limited_by`."""
+        return self.driver.limited_by
+
     async def __aenter__(self) -> ForkedDriver:
         """As `contract.SandboxDriver.__aenter__`."""
         await self.driver.__aenter__()
@@ -54,5 +59,10 @@ class ForkedDriver:
         return await self.driver.open_workspace(spec)
 
     async def acquire(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
-        """As `contract.SandboxDriver.acquire`. Raises `SandboxError` where the program would start cold."""
+        """As `contract.SandboxDriver.acquire`. Raises `SandboxError` where the program would start cold.
+
+        One with a way out always does.
+        """
+        if spec.egress is not None:
+            return await self.driver.acquire(spec, workspace)
         return await self.driver.fork(forked(spec), workspace)

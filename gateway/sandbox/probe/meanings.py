@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-__all__ = ["ATTACKS", "BOMBS"]
+__all__ = ["ATTACKS", "BOMBS", "EGRESS"]
 
 ATTACKS: Mapping[str, str] = MappingProxyType(
     {
@@ -58,5 +58,12 @@ BOMBS: Mapping[str, str] = MappingProxyType(
         "stderr_flood": "a flood on stderr is capped",
         "stdout_flood": "a flood on stdout waits, and can be ended",
         "pristine_reset": "nothing survives a reset",
+    }
+)
+
+EGRESS: Mapping[str, str] = MappingProxyType(
+    {
+        "egress_granted": "a host that was granted is reached, through the gateway's proxy",
+        "egress_refused": "no other host or address is reached by any spelling, and each attempt is recorded",
     }
 )

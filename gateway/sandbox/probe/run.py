@@ -29,12 +29,13 @@ from gateway.sandbox.contract import (
 from gateway.sandbox.runtimes import python_runtime
 
 from . import bombs
-from .meanings import ATTACKS, BOMBS
+from .meanings import ATTACKS, BOMBS, EGRESS
+from .way_out import way_out
 
 __all__ = ["PROBES", "ProbeResult", "run_probes"]
 
 CODE = "/opt/probe"
-PROBES: Mapping[str, str] = {**ATTACKS, **BOMBS}
+PROBES: Mapping[str, str] = {**ATTACKS, **BOMBS, **EGRESS}
 """Name -> what it means that it held."""
 MIB = 2**20
 LIMITS = Limits(memory=96 * MIB, cpu=0.25, pids=24, disk=8 * MIB, inodes=200, open_files=64)
@@ -61,7 +62,7 @@ async def run_probes(driver: SandboxDriver) -> list[ProbeResult]:
     """
     if driver.name == "process":
         raise UsageError("the driver `process` isolates nothing, so there is nothing to probe")
-    found = {**await _attacks(driver), **await _bombs(driver)}
+    found = {**await _attacks(driver), **await _bombs(driver), **await way_out(driver)}
     return [ProbeResult(name, *found[name], meaning=meaning) for name, meaning in PROBES.items()]
 
 
