@@ -26,7 +26,7 @@ from gateway.serve.lane import Lane
 from gateway.serve.mcp.endpoint import McpEndpoint
 from gateway.serve.metrics import metrics_route
 from gateway.serve.oauth.resource import ProtectedResource
-from gateway.serve.openenv import McpOrDialect, about_routes, env_routes, task_routes
+from gateway.serve.openenv import McpOrDialect, ProbeAnswered, about_routes, env_routes, task_routes
 from gateway.serve.operations import OPEN_PATHS, operation_routes
 from gateway.serve.security import HttpBorder, HttpSecurity
 
@@ -137,7 +137,7 @@ def _prefixes(gateway: Gateway) -> dict[str, str]:
 def _mcp(
     endpoint: McpEndpoint, path: str, prefixes: dict[str, str], episodes: Episodes | None, limits: GateLimits
 ) -> ASGIApp:
-    mcp = RequireRole(endpoint, Role.AGENT)
+    mcp = RequireRole(ProbeAnswered(endpoint, limits), Role.AGENT)
     pack = prefixes.get(path.removesuffix("/mcp"))
     return mcp if episodes is None or pack is None else McpOrDialect(mcp, episodes, pack, limits)
 

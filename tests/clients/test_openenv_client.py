@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+import pytest
 
+from gateway.core.session import Mode
+from gateway.runtime.gateway import GatewaySettings
 from tests.support.env_serving import env_server
 from tests.support.venvs import client_venv, run_client
 
@@ -77,6 +80,17 @@ def mistakes():
     return told
 
 
+def beyond_the_contract():
+    with GenericEnvClient(base_url=URL).sync() as env:
+        env.reset(task="fix-readme")
+        ran = env.step({"type": "code", "code": "write(path='made.txt', content='x'); echo(text='hi')"})
+        snapshot = env.step({"type": "snapshot"}).observation["snapshot_id"]
+        env.step({"type": "code", "code": "write(path='made.txt', content='y')"})
+        fork = env.reset(snapshot=snapshot)
+        read = env.step({"type": "call_tool", "tool_name": "read", "arguments": {"path": "made.txt"}})
+        return [ran.observation["result"], fork.metadata["task"], read.observation["result"]["data"]]
+
+
 def under_the_packs_own_path():
     with GenericEnvClient(base_url=URL + "/packs/echo").sync() as env:
         return env.reset().metadata["task"]
@@ -86,6 +100,7 @@ print(json.dumps({
     "sync": play_sync(),
     "async": asyncio.run(play_async()),
     "mistakes": mistakes(),
+    "beyond": beyond_the_contract(),
     "under_the_packs_own_path": under_the_packs_own_path(),
 }))
 """
@@ -104,6 +119,7 @@ async def test_the_generic_client_plays_episodes_to_their_reward_in_sync_and_in_
     assert "VALIDATION_ERROR" in task
     assert "VALIDATION_ERROR" in action
     assert done is False
+    assert told["beyond"] == ["hi", "fix-readme", "x"]
     assert told["under_the_packs_own_path"] == "be-good"
 
 
@@ -186,15 +202,16 @@ print(json.dumps([validate_running_environment(url, timeout_s=20.0) for url in s
 """
 
 
+@pytest.mark.parametrize(("mode", "told"), [("training", "simulation"), ("deployment", "production")])
 async def test_the_stock_validator_passes_every_criterion_at_the_root_and_under_the_pack(
-    tmp_path: Path,
+    tmp_path: Path, mode: Mode, told: str
 ) -> None:
     python = await anyio.to_thread.run_sync(client_venv, "openenv", REQUIREMENTS)
-    async with env_server(tmp_path) as server:
+    async with env_server(tmp_path, settings=GatewaySettings(mode=mode)) as server:
         urls = (server.url, f"{server.url}/packs/echo")
         reports = json.loads(await anyio.to_thread.run_sync(run_client, python, VALIDATOR, *urls))
     for report in reports:
         assert report["summary"]["failed_criteria"] == []
         assert report["summary"]["passed_count"] == report["summary"]["total_count"] == 6
-        assert (report["passed"], report["mode"]) == (True, "simulation")
+        assert (report["passed"], report["mode"]) == (True, told)
         assert report["standard_profile"] == "openenv-http/1.x"

@@ -23,7 +23,7 @@ from gateway.serve.identity import principal_of
 from gateway.serve.openenv.lobby import Inbox, Lobby
 from gateway.serve.openenv.rpc import INVALID_REQUEST, PARSE_ERROR, RpcDialect, is_dialect, rpc_failure
 
-__all__ = ["McpOrDialect", "RpcSocket"]
+__all__ = ["McpOrDialect", "ProbeAnswered", "RpcSocket"]
 
 _SERVER_ERROR = -32000
 _POLICY_VIOLATION = 1008
@@ -52,6 +52,31 @@ class McpOrDialect:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self._rpc.answer(message_of(scope), principal_of(scope))
+        await Response(dumps(answer), media_type="application/json")(scope, receive, send)
+
+
+class ProbeAnswered:
+    """ASGI application: answers `{}` as the contract's validator wants it, everything else is `mcp`'s.
+
+    An empty object is no message of MCP. It is answered 200 with a JSON-RPC error, in any mode.
+    """
+
+    def __init__(self, mcp: ASGIApp, limits: GateLimits) -> None:
+        self._mcp = mcp
+        self._gated = StrictGate(self._choose, limits)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; only a body of two bytes is looked into."""
+        headers = Headers(scope=scope)
+        probes = scope["method"] == "POST" and headers.get("content-length") == "2"
+        real = not probes or any(name in headers for name in _MCP_HEADERS)
+        await (self._mcp if real else self._gated)(scope, receive, send)
+
+    async def _choose(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if message_of(scope) != {}:
+            await self._mcp(scope, receive, send)
+            return
+        answer = rpc_failure(None, INVALID_REQUEST, "Invalid request: an empty object is no message")
         await Response(dumps(answer), media_type="application/json")(scope, receive, send)
 
 

@@ -226,8 +226,8 @@ async def test_somebody_elses_session_does_not_exist(tmp_path: Path) -> None:
 async def test_an_agent_has_mcp_and_none_of_the_dialect(tmp_path: Path) -> None:
     create = {"jsonrpc": "2.0", "id": 1, "method": "openenv/session/create"}
     async with env_server(tmp_path, identity=people(bot="agent")) as server, client(server, "bot") as bot:
-        for message in (create, {}):
-            assert (await Caller(bot).post(message)).status_code == 400
+        assert (await Caller(bot).post(create)).status_code == 400
+        await check_probe(Caller(bot), "/mcp")
         assert server.gateway.readiness().detail["sessions"] == 0
         assert "hi" in (await RawMcp(bot, "/mcp").call(MODERN, "echo", text="hi")).text
         with pytest.raises(InvalidStatus) as refused:
@@ -237,11 +237,19 @@ async def test_an_agent_has_mcp_and_none_of_the_dialect(tmp_path: Path) -> None:
         assert refused.value.response.status_code == 403
 
 
+async def check_probe(caller: Caller, path: str) -> None:
+    """An empty object, which the stock validator sends in any mode, is a JSON-RPC error and nothing else."""
+    probed = await caller.http.post(path, json={})
+    assert (probed.status_code, probed.json()["error"]["code"]) == (200, -32600)
+    assert (await caller.http.post(path, json=[])).status_code == 400
+
+
 @pytest.mark.parametrize("path", ["/mcp", "/packs/echo/mcp"])
 async def test_deployment_has_none_of_it(tmp_path: Path, path: str) -> None:
     async with calling(tmp_path, settings=DEPLOYMENT) as (caller, server):
-        for message in ({}, {"jsonrpc": "2.0", "id": 1, "method": "openenv/session/create"}):
-            assert (await caller.http.post(path, json=message)).status_code == 400
+        create = {"jsonrpc": "2.0", "id": 1, "method": "openenv/session/create"}
+        assert (await caller.http.post(path, json=create)).status_code == 400
+        await check_probe(caller, path)
         with pytest.raises(InvalidStatus):
             await connect(f"{server.socket_url}{path}", proxy=None)
         assert server.gateway.readiness().detail["sessions"] == 0
