@@ -41,6 +41,7 @@ __all__ = [
     "LogSettings",
     "PoolLimits",
     "SecretSource",
+    "TracingSettings",
     "UserFolders",
     "default_state",
     "installer_environment",
@@ -138,6 +139,13 @@ class LogSettings(_Section):
     level: Literal["debug", "info", "warning", "error"] = "warning"
 
 
+class TracingSettings(_Section):
+    """Where OpenTelemetry spans are sent (OTLP over HTTP, `.../v1/traces`), and under which name."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    service: Annotated[str, Field(min_length=1)] = "sandgate"
+
+
 class Config(_Section):
     """Everything an operator can set. Paths are absolute once `load_config` returned it."""
 
@@ -156,6 +164,7 @@ class Config(_Section):
     deployment: DeploymentSettings = DeploymentSettings()
     audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     egress: EgressLimits = EgressLimits()
 
 
@@ -167,6 +176,7 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     PREFIX + "DEPLOYMENT_ORCHESTRATION": ("deployment", "orchestration"),
     PREFIX + "AUDIT_ARGUMENTS": ("audit", "arguments"),
     **{f"{PREFIX}LOG_{name.upper()}": ("log", name) for name in LogSettings.model_fields},
+    **{f"{PREFIX}TRACING_{name.upper()}": ("tracing", name) for name in TracingSettings.model_fields},
 }
 """Which variable sets what."""
 _OTHER_VARIABLES = {PREFIX + "CONFIG"}

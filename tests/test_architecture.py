@@ -182,6 +182,7 @@ def test_arrows_point_one_way(importer: str, forbidden: tuple[str, ...]) -> None
         ("starlette", ("gateway/serve/",)),
         ("jwt", ("gateway/serve/oauth/",)),
         ("httpx2", ("gateway/serve/oauth/keys.py",)),
+        ("opentelemetry", ("gateway/runtime/tracing.py", "gateway/cli/tracing.py")),
         ("prometheus_client", ("gateway/serve/metrics.py",)),
         ("docker", ("gateway/sandbox/docker.py",)),
         ("cel_expr_python", ("gateway/core/policy/expressions.py",)),

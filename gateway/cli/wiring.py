@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gateway.cli.logs import hide
 from gateway.cli.policies import policies_of
+from gateway.cli.tracing import open_tracing
 from gateway.config import Config, default_state, installer_environment, load_config, read_secret
 from gateway.core.policy import DENY_ALL, CompiledPolicy
 from gateway.errors import StateInUse, UsageError
@@ -100,6 +101,7 @@ async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncGenerator[Ga
     settings = _settings(plan)
     hide(settings.secrets.values())
     async with (
+        open_tracing(config.tracing) as tracing,
         _ledger(plan, clock, say) as ledger,
         make_driver(config.sandbox, cache_dir=config.cache) as driver,
         open_gateway(
@@ -112,6 +114,7 @@ async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncGenerator[Ga
             say=say,
         ) as gateway,
     ):
+        gateway.tracing = tracing
         yield gateway
 
 

@@ -29,7 +29,7 @@ def log_call(
         "answered" if isinstance(outcome, Answered) else "failed" if isinstance(outcome, Failed) else "denied"
     )
     failure = outcome.kind.value if isinstance(outcome, Failed) else None
-    tool = session.pack.catalog.tools.get(call.tool)
+    tool = session.pack.catalog.tools.get(call.tool) if call.target == "tool" else None
     fields: dict[str, Any] = {
         "call_id": call.call_id,
         "session": session.id,
@@ -38,7 +38,8 @@ def log_call(
         "principal": session.principal.name,
         "front": call.front.value,
         "pack": session.pack.name,
-        "server": None if tool is None else tool.server,
+        "server": call.server if tool is None else tool.server,
+        "method": call.method.value,
         "tool": call.tool[:128],
         "outcome": kind,
         "failure": failure,

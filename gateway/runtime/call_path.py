@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -37,6 +37,9 @@ from gateway.runtime.clock import Clock
 from gateway.runtime.peer import ClientPeer, Veiled
 from gateway.runtime.sessions import Session
 from gateway.runtime.upstream import Upstream, UpstreamFailure
+
+if TYPE_CHECKING:
+    from gateway.runtime.tracing import CallTracing
 
 __all__ = ["CallPath", "Records", "Told"]
 
@@ -78,6 +81,7 @@ class CallPath:
         peer: ClientPeer | None,
         clock: Clock,
         told: Told,
+        tracing: CallTracing | None,
     ) -> None:
         self._session = session
         self._call = call
@@ -87,6 +91,7 @@ class CallPath:
         self._peer = peer and Veiled(peer, self._shown)
         self._clock = clock
         self._told = told
+        self._tracing = tracing
         self._started = clock.monotonic()
         self._at_server: float | None = None
         self._record: Promise[None] | None = None
@@ -172,7 +177,10 @@ class CallPath:
         assert self._upstream is not None
         sent = self._clock.monotonic()
         try:
-            return Returned(await self._upstream.request(method, params, self._peer))
+            if self._tracing is None:
+                return Returned(await self._upstream.request(method, params, self._peer))
+            with self._tracing.sending(self._upstream.name, self._call, params) as traced:
+                return Returned(await self._upstream.request(method, traced, self._peer))
         finally:
             self._at_server = self._clock.monotonic() - sent
 

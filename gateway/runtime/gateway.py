@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskGroup
@@ -36,6 +37,9 @@ from gateway.runtime.tally import CallTally, CommitTally, EgressTally
 from gateway.runtime.upstream import Announced
 from gateway.sandbox.contract import SandboxDriver, Snapshot
 from gateway.sandbox.egress import EgressGate, EgressSettings
+
+if TYPE_CHECKING:
+    from gateway.runtime.tracing import CallTracing
 
 __all__ = ["Gateway", "GatewaySettings", "Readiness", "open_gateway"]
 
@@ -111,6 +115,7 @@ class Gateway:
         self.settings = settings
         self.approvals = Approvals(ledger, clock)
         self.tally = CallTally()
+        self.tracing: CallTracing | None = None  # set by whoever opened the gateway, where spans are wanted
         self._ledger = ledger
         self._tasks = tasks
         self._egress = egress
@@ -293,8 +298,14 @@ class Gateway:
                 peer=peer,
                 clock=self.clock,
                 told=self._ended,
+                tracing=self.tracing,
             )
-            return await path.run()
+            if self.tracing is None:
+                return await path.run()
+            with self.tracing.serving(session, call) as ended:
+                outcome = await path.run()
+                ended(outcome)
+            return outcome
         finally:
             session.in_flight -= 1
             session.last_used = self.clock.monotonic()

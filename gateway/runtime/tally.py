@@ -50,12 +50,13 @@ class Histogram:
 
 
 class CallKey(NamedTuple):
-    """What calls are counted by. `server` and `tool` are empty for a tool that no server has.
+    """What calls are counted by. `tool` is empty for one that no server has, and for what is no tool.
 
     `outcome` is `answered`, `denied` or `failed`; `failure` says how, where it failed.
     """
 
     front: str
+    method: str
     pack: str
     server: str
     tool: str
@@ -77,12 +78,14 @@ class CallTally:
     ) -> None:
         """Count a call that took `seconds`; `at_server` of them at its server, `None` if it was not sent."""
         pack = session.pack.name
-        tool = session.pack.catalog.tools.get(call.tool)
-        server, name = ("", "") if tool is None else (tool.server, tool.upstream)
+        # Only the catalog's names: a resource's URI is the caller's own.
+        tool = session.pack.catalog.tools.get(call.tool) if call.target == "tool" else None
+        server, name = (call.server or "", "") if tool is None else (tool.server, tool.upstream)
         ended, failure = _how(outcome)
         # `_value_` is a plain attribute; `value` is a descriptor that takes longer than all the rest here.
         code = outcome.decision.code._value_
-        self.calls[CallKey(call.front._value_, pack, server, name, ended, code, failure)] += 1
+        key = CallKey(call.front._value_, call.method._value_, pack, server, name, ended, code, failure)
+        self.calls[key] += 1
         _observe(self.seconds, (pack, ended), seconds)
         if at_server is not None:
             _observe(self.upstream, (pack, server), at_server)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
@@ -30,6 +32,9 @@ from gateway.serve.openenv import McpOrDialect, ProbeAnswered, about_routes, env
 from gateway.serve.operations import OPEN_PATHS, operation_routes
 from gateway.serve.security import HttpBorder, HttpSecurity
 
+if TYPE_CHECKING:
+    from gateway.runtime.tracing import CallTracing
+
 __all__ = ["GatewayApp", "build_app"]
 
 
@@ -44,14 +49,23 @@ class GatewayApp(Starlette):
         *,
         asking: OpenRequests,
         lane: Lane | None,
+        tracing: CallTracing | None = None,
     ) -> None:
         self._listening, self._asking = OpenRequests(), asking
         self._lane = lane
+        self._tracing = tracing
         interruptible = Middleware(Interruptible, listening=self._listening, asking=self._asking)
         super().__init__(routes=routes, middleware=[interruptible, *middleware], lifespan=lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request: in the lane, or through all layers."""
+        """Serve one request: in the lane, or through all layers; as part of its caller's trace."""
+        if self._tracing is None or scope["type"] == "lifespan":
+            await self._serve(scope, receive, send)
+            return
+        with self._tracing.arriving(Headers(scope=scope)):
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._lane is not None:
             rest = await self._lane.take(scope, receive, send)
             if rest is None:
@@ -125,6 +139,7 @@ def build_app(
         lifespan=lifespan,
         asking=asking,
         lane=front if lane else None,
+        tracing=gateway.tracing,
     )
 
 

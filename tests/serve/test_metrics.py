@@ -66,10 +66,10 @@ async def test_calls_are_counted_by_what_was_called_and_how_it_ended(tmp_path: P
         told = await samples(http)
     calls = {name[1:]: value for name, value in told.items() if name[0] == "sandgate_calls_total"}
     assert calls == {
-        ("rule_allow", "", "cli", "answered", "echo", "echo", "echo"): 2,
-        ("invalid_arguments", "", "cli", "denied", "echo", "echo", "echo"): 1,
-        ("rule_allow", "crashed", "cli", "failed", "echo", "echo", "crash"): 1,
-        ("unknown_tool", "", "cli", "denied", "echo", "", ""): 1,
+        ("rule_allow", "", "cli", "tools/call", "answered", "echo", "echo", "echo"): 2,
+        ("invalid_arguments", "", "cli", "tools/call", "denied", "echo", "echo", "echo"): 1,
+        ("rule_allow", "crashed", "cli", "tools/call", "failed", "echo", "echo", "crash"): 1,
+        ("unknown_tool", "", "cli", "tools/call", "denied", "echo", "", ""): 1,
     }
     assert told["sandgate_call_duration_seconds_count", "denied", "echo"] == 2
     assert told["sandgate_upstream_duration_seconds_count", "echo", "echo"] == 3
