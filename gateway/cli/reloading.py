@@ -84,7 +84,7 @@ class Reloader:
             self._refuse_other_grants(file, compiled[0][1])
         except (ConfigError, UsageError) as error:
             for pack in packs:
-                self.gateway.packs[pack.name].in_force.refused = str(error)
+                self.gateway.packs[pack.name].in_force.refuse(str(error))
             logger.warning("policy not reloaded, the one before stays in force: %s", error)
             return
         for pack, policy in compiled:

@@ -168,6 +168,17 @@ class GatewayCollector(Collector):
             ("pack",),
             refused,
         )
+        yield _counters(
+            "sandgate_policy_reloads",
+            "Policy files that were read again, by whether they were put in force.",
+            ("pack", "result"),
+            self._reloads(),
+        )
+
+    def _reloads(self) -> Iterator[tuple[tuple[str, ...], int]]:
+        for name, served in self._gateway.packs.items():
+            yield (name, "in_force"), served.in_force.reloads
+            yield (name, "refused"), served.in_force.refusals
 
 
 def _gauge(name: str, says: str, value: float) -> Metric:

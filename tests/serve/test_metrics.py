@@ -14,6 +14,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from gateway.cli.reloading import Reloader
 from gateway.core.calls import LOCAL, Front, ToolCall
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.sessions import Session, new_call_id
@@ -74,6 +75,23 @@ async def test_calls_are_counted_by_what_was_called_and_how_it_ended(tmp_path: P
     assert told["sandgate_call_duration_seconds_count", "denied", "echo"] == 2
     assert told["sandgate_upstream_duration_seconds_count", "echo", "echo"] == 3
     assert told["sandgate_ledger_records_total",] == 10
+
+
+async def test_a_refused_policy_is_told_until_a_sound_one_takes_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "new.yaml"
+    async with scraped(tmp_path) as (http, gateway):
+        reloader = Reloader(gateway, file, list[str]().append)
+        before = await samples(http)
+        file.write_text("version: 1\nrulez: []\n")
+        await reloader.reload()
+        refused = await samples(http)
+        file.write_text("version: 1\nrules: []\n")
+        await reloader.reload()
+        after = await samples(http)
+    for told, wrong, counts in ((before, 0, (0, 0)), (refused, 1, (0, 1)), (after, 0, (1, 1))):
+        assert told["sandgate_policy_refused", "echo"] == wrong
+        reloads = [told["sandgate_policy_reloads_total", "echo", how] for how in ("in_force", "refused")]
+        assert tuple(reloads) == counts
 
 
 async def test_sessions_sandboxes_and_the_ledger_are_told_as_they_are_now(tmp_path: Path) -> None:

@@ -15,14 +15,23 @@ class PolicyInForce:
     """What judges the calls of a pack that begin from now on; shared by all its sessions.
 
     `refused` says what is wrong with the file that was to take its place, `None` where nothing is.
+    `reloads` and `refusals` count since the start.
     """
 
     policy: CompiledPolicy
     refused: str | None = None
+    reloads: int = 0
+    refusals: int = 0
 
     def swap(self, policy: CompiledPolicy) -> None:
         """Let `policy` judge from now on; calls in flight keep the one they were judged by."""
         self.policy, self.refused = policy, None
+        self.reloads += 1
+
+    def refuse(self, why: str) -> None:
+        """Keep what judges: the file that was to take its place is wrong."""
+        self.refused = why
+        self.refusals += 1
 
     def told(self) -> JsonObject:
         """Return what `/ready` shows of it."""
