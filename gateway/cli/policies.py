@@ -19,9 +19,7 @@ def facts_of(packs: Sequence[Pack]) -> PackFacts | None:
         return None
     servers = [(pack, name, server) for pack in packs for name, server in pack.manifest.servers.items()]
     return PackFacts(
-        tools={
-            name: {tool: {} for tool in pack.lock.tools_of(name)} for pack, name, _ in servers if pack.lock
-        },
+        tools={name: pack.lock.schemas_of(name) for pack, name, _ in servers if pack.lock},
         kinds={name: server.kind_of() for _, name, server in servers},
         workspace=packs[0].manifest.workspace.path,
         needs={name: server_needs(pack.manifest, server) for pack, name, server in servers},

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import jsonschema_rs
 
+from gateway.core.argument_names import known_names
 from gateway.core.calls import Target
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.lock import tool_sha256
@@ -149,7 +150,7 @@ def argument_check(schema: JsonValue) -> ArgumentCheck:
     except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
         message = f"the tool's input schema cannot be used: {_first_line(error)}"
         return lambda _: message
-    known = _known_names(schema)
+    known = known_names(schema)
 
     def check(arguments: JsonObject) -> str | None:
         if known is not None and (unknown := arguments.keys() - known):
@@ -161,25 +162,6 @@ def argument_check(schema: JsonValue) -> ArgumentCheck:
         return _explain(validator, arguments)
 
     return check
-
-
-def _known_names(schema: JsonObject) -> frozenset[str] | None:
-    """Return the argument names a schema declares, or `None` where it explicitly takes any."""
-    extra = schema.get("additionalProperties")
-    if extra is True or isinstance(extra, dict) or schema.get("patternProperties"):
-        return None
-    properties = schema.get("properties")
-    names = set(properties) if isinstance(properties, dict) else set[str]()
-    for keyword in ("allOf", "anyOf", "oneOf"):
-        branches = schema.get(keyword)
-        for branch in branches if isinstance(branches, list) else []:
-            if not isinstance(branch, dict) or "$ref" in branch:
-                return None  # the schema composes its names elsewhere: its own validation has to do
-            inner = _known_names(branch)
-            if inner is None:
-                return None
-            names |= inner
-    return None if "$ref" in schema else frozenset(names)
 
 
 def _explain(validator: jsonschema_rs.Validator, arguments: JsonObject) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from gateway.core.argument_names import argument_paths, schema_of
 from gateway.core.documents import read_document
 from gateway.core.fields import FrozenModel, Many
 from gateway.core.json_types import JsonObject, JsonValue
@@ -36,6 +37,7 @@ __all__ = [
     "dump_lock",
     "launch_of",
     "lockable",
+    "lockable_arguments",
     "parse_lock",
     "tool_sha256",
 ]
@@ -115,11 +117,16 @@ PackageLock: TypeAlias = Annotated[PypiLock | NpmLock, Field(discriminator="kind
 
 
 class ServerLock(FrozenModel):
-    """One server: how it is started, what is installed for it, and its tools' hashes."""
+    """One server: how it is started, what is installed for it, and its tools' hashes.
+
+    `arguments` are what its tools take, as dotted paths, for `policy check`; tools that take any, and
+    those of a lock that was written before, are not in it.
+    """
 
     launch: Many[str]
     package: PackageLock | None = None
     tools: Mapping[_ToolName, _Sha256]
+    arguments: Mapping[_ToolName, Many[str]] = Field(default_factory=dict[str, tuple[str, ...]])
 
 
 class Lock(FrozenModel):
@@ -131,6 +138,13 @@ class Lock(FrozenModel):
     def tools_of(self, server: str) -> Mapping[str, str]:
         """Return the locked hash of each of a server's tools; empty for a server the lock does not know."""
         return self.servers[server].tools if server in self.servers else {}
+
+    def schemas_of(self, server: str) -> Mapping[str, JsonObject]:
+        """Return what is known of the arguments of each of a server's tools, as an input schema."""
+        arguments = self.servers[server].arguments if server in self.servers else dict[str, tuple[str, ...]]()
+        return {
+            tool: schema_of(arguments[tool]) if tool in arguments else {} for tool in self.tools_of(server)
+        }
 
     def package_of(self, server: str) -> PypiLock | NpmLock | None:
         """Return what is locked to be installed for a server."""
@@ -158,6 +172,14 @@ def lockable(definitions: Iterable[JsonObject]) -> dict[str, str]:
     """Return each tool's hash by its name; a name that no client could use is never shown, so not locked."""
     named = [(definition.get("name"), definition) for definition in definitions]
     return {n: tool_sha256(d) for n, d in named if isinstance(n, str) and _USABLE_NAME.fullmatch(n)}
+
+
+def lockable_arguments(definitions: Iterable[JsonObject]) -> dict[str, tuple[str, ...]]:
+    """Return what each tool takes by the tool's name, where its input schema says so."""
+    definitions = list(definitions)
+    names = lockable(definitions)
+    found = {str(d.get("name")): argument_paths(d.get("inputSchema")) for d in definitions}
+    return {name: paths for name, paths in found.items() if name in names and paths is not None}
 
 
 def launch_of(server: ServerSpec) -> tuple[str, ...]:

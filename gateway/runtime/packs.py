@@ -18,6 +18,7 @@ from gateway.core.lock import (
     dump_lock,
     launch_of,
     lockable,
+    lockable_arguments,
     parse_lock,
 )
 from gateway.core.manifest import Manifest, read_manifest, unsupported
@@ -218,11 +219,13 @@ def write_lock(
 
     Hashes that the pack's lock has for other environments are kept where the versions are the same.
     """
+    listed = {server_id: list(definitions) for server_id, definitions in listings.items()}
     servers = {
         server_id: ServerLock(
             launch=launch_of(server),
             package=_with_other_environments(pack.lock, server_id, packages.get(server_id)),
-            tools=lockable(listings[server_id]),
+            tools=lockable(listed[server_id]),
+            arguments=lockable_arguments(listed[server_id]),
         )
         for server_id, server in pack.manifest.servers.items()
     }

@@ -43,9 +43,7 @@ def facts_of(policy: str) -> PackFacts | None:
     if not servers:
         return None
     return PackFacts(
-        tools={
-            name: {tool: {} for tool in pack.lock.tools_of(name)} for pack, name, _ in servers if pack.lock
-        },
+        tools={name: pack.lock.schemas_of(name) for pack, name, _ in servers if pack.lock},
         kinds={name: server.kind_of() for _, name, server in servers},
         workspace=packs[0].manifest.workspace.path,
     )
