@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TypeAlias, TypeVar
 
 import yaml
@@ -130,6 +131,8 @@ class _Reader:
             )
         if depth > MAX_DEPTH:
             raise ConfigError([self._at(node, "too_deep", f"nested deeper than {MAX_DEPTH} levels")])
+        if isinstance(node, yaml.MappingNode | yaml.SequenceNode) and node.tag not in _COLLECTION_TAGS:
+            self.problems.append(self._at(node, "tag", f"tags are not supported: {node.tag}"))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):
@@ -160,7 +163,8 @@ class _Reader:
 
     def _scalar(self, node: yaml.ScalarNode) -> JsonValue:
         text = str(node.value)
-        if node.tag not in _RESOLVED_TAGS:
+        quoted_as_another = node.style is not None and node.tag != "tag:yaml.org,2002:str"
+        if node.tag not in _RESOLVED_TAGS or quoted_as_another:
             self.problems.append(self._at(node, "tag", f"tags are not supported: {node.tag}"))
             return None
         if node.style is not None:
@@ -184,6 +188,8 @@ class _Reader:
             self.problems.append(self._at(node, "number", "numbers are finite here"))
             return None
         if _FLOAT.match(text):
+            if not isfinite(float(text)):
+                self.problems.append(self._at(node, "number", "numbers are finite here"))
             return float(text)
         return text
 
@@ -193,6 +199,7 @@ class _Reader:
 
 
 # PyYAML resolves plain scalars by YAML 1.1 before we see them; any of its own tags means "no tag written".
+_COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _RESOLVED_TAGS = {
     f"tag:yaml.org,2002:{kind}"
     for kind in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value")

@@ -48,7 +48,6 @@ class Explanation:
             ],
             "arguments": self.arguments,
             "labels": list[JsonValue](self.labels),
-            "adds_labels": list[JsonValue](self.adds),
         }
 
     def lines(self) -> list[str]:

@@ -101,7 +101,7 @@ def test_explain_shows_labels_what_a_rule_wanted_of_them_and_what_a_result_would
     shown = explain(policy, Request("web", "get", {}, KINDS, situation=carrying("secret")))
     wire: Any = shown.wire()
     assert wire["labels"] == ["secret"]
-    assert wire["adds_labels"] == ["untrusted"]
+    assert shown.adds == ("untrusted",)
     failed = wire["near_misses"][0]["failed"]
     assert (failed["argument"], failed["matcher"], failed["actual"]) == ("@session", "if_labels", ["secret"])
     assert "labels" in shown.decision.reason
