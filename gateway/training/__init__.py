@@ -5,7 +5,8 @@ Glossary:
 * *Env*, *AsyncEnv*: one session with a served pack, in blocking or in awaiting code (`env`, `async_env`).
 * *VectorEnv*: many of them, stepped at the same time (`vector`).
 * *Reset*, *Step*: what is asked; *ResetResult*, *StepResult*: what is shown, frozen (`results`, `codec`).
-* *EnvError*: what went wrong between the two, and whose fault it is (`errors`).
+* *EnvError*: what went wrong between the two, and whose fault it is (`errors`); what it means for the
+  session (`conversation`).
 * *Adapters*: the same for Gymnasium (`gym`) and for TRL (`trl`); *own gateway*: one that ends with its
   environment (`own_gateway`).
 
@@ -27,9 +28,11 @@ from gateway.training.errors import (
     NotAllowed,
     ProtocolBroken,
     ServerFailed,
+    SnapshotFailed,
 )
 from gateway.training.results import (
     Action,
+    CodeCall,
     DoneReason,
     EpisodeStatus,
     ResetResult,
@@ -45,6 +48,7 @@ __all__ = [
     "AnswerLate",
     "AsyncEnv",
     "CapacityReached",
+    "CodeCall",
     "ConnectionLost",
     "DoneReason",
     "Env",
@@ -56,6 +60,7 @@ __all__ = [
     "ProtocolBroken",
     "ResetResult",
     "ServerFailed",
+    "SnapshotFailed",
     "StepResult",
     "Tool",
     "ToolError",

@@ -13,29 +13,25 @@ from typing import Self, TypeVar
 import anyio
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.training.codec import (
     CLOSE_FRAME,
-    LIST_TOOLS,
     Exchange,
-    call_action,
+    call_exchange,
+    code_exchange,
     reset_exchange,
+    snapshot_exchange,
     state_exchange,
     step_exchange,
-    submit_action,
-    tools_in,
+    submit_exchange,
+    tools_exchange,
 )
-from gateway.training.errors import (
-    CapacityReached,
-    ConnectionLost,
-    EpisodeUnavailable,
-    InvalidRequest,
-    ProtocolBroken,
-    ServerFailed,
-)
+from gateway.training.conversation import Conversation
+from gateway.training.errors import ConnectionLost, EnvError, EpisodeUnavailable, InvalidRequest
 from gateway.training.results import Action, EpisodeStatus, ResetResult, StepResult, Tool
-from gateway.training.transport import CLOSE_SECONDS, CONNECTION_FAULTS, Address, fault_of
+from gateway.training.transport import CLOSE_SECONDS, CONNECTION_FAULTS, Address
 
 __all__ = ["AsyncEnv"]
 
@@ -52,7 +48,7 @@ class AsyncEnv:
     def __init__(
         self, url: str, pack: str | None = None, *, token: str | None = None, timeout: float = 120.0
     ) -> None:
-        self._address = Address.of(url, pack, token, timeout)
+        self._talk = Conversation(Address.of(url, pack, token, timeout))
         self._connection: ClientConnection | None = None
         self._turn = anyio.Lock()
 
@@ -74,21 +70,26 @@ class AsyncEnv:
         index: int | None = None,
         seed: int | None = None,
         episode_id: str | None = None,
+        snapshot: str | None = None,
     ) -> ResetResult:
         """Start another episode in a pristine workspace, over a new connection where the old one is lost.
 
         `task` is a task's id; `split` and `index` (from 0) choose among the pack's tasks in id order.
+        `snapshot` is what `snapshot` returned: the workspace to start from instead.
         """
-        wanted = reset_exchange(task=task, split=split, index=index, seed=seed, episode_id=episode_id)
+        wanted = reset_exchange(
+            task=task, split=split, index=index, seed=seed, episode_id=episode_id, snapshot=snapshot
+        )
         async with self._turn:
-            if self._connection is not None:
-                with suppress(ConnectionLost):  # it was idle for long: connect again
-                    return await self._exchange(self._connection, wanted)
-            self._connection = connection = await self._connected()
+            for _ in range(2):  # over the connection there is, then over a new one to the same session
+                if self._connection is not None or self._talk.session:
+                    with suppress(ConnectionLost, EpisodeUnavailable):
+                        return await self._exchange(wanted)
+            self._talk.forget()
             try:
-                return await self._exchange(connection, wanted)
+                return await self._exchange(wanted)
             except InvalidRequest:
-                self._drop(connection)  # no episode was started on it
+                self._drop()  # no episode was started on it
                 raise
 
     async def step(self, action: Action) -> StepResult:
@@ -97,15 +98,26 @@ class AsyncEnv:
 
     async def call(self, tool: str, arguments: JsonObject | None = None) -> StepResult:
         """Take the step that calls a tool."""
-        return await self.step(call_action(tool, arguments or {}))
+        return await self._ask(call_exchange(tool, arguments))
+
+    async def code(self, code: str) -> StepResult:
+        """Take the step that runs Python in the sandbox, with the tools as functions; see its `calls`."""
+        return await self._ask(code_exchange(code))
 
     async def submit(self, answer: JsonValue = None) -> StepResult:
         """Take the last step: the task's rubric scores the workspace and the answer."""
-        return await self.step(submit_action(answer))
+        return await self._ask(submit_exchange(answer))
 
     async def tools(self) -> tuple[Tool, ...]:
         """Take the step that lists the tools, as the policy shows them."""
-        return tools_in(await self.step(LIST_TOOLS))
+        return await self._ask(tools_exchange())
+
+    async def snapshot(self) -> str:
+        """Take the step that keeps the workspace, and return the id that a reset starts from.
+
+        It goes with this session. Raises `SnapshotFailed` too; the episode goes on then.
+        """
+        return await self._ask(snapshot_exchange())
 
     async def state(self) -> EpisodeStatus:
         """Return how the episode stands; no step."""
@@ -114,6 +126,7 @@ class AsyncEnv:
     async def aclose(self) -> None:
         """End the episode and the connection; the server has ended its side then. Idempotent, shielded."""
         connection, self._connection = self._connection, None
+        self._talk.forget()
         if connection is None:
             return
         with anyio.move_on_after(CLOSE_SECONDS, shield=True), suppress(ConnectionClosed):
@@ -123,34 +136,42 @@ class AsyncEnv:
 
     async def _ask(self, exchange: Exchange[_Answer]) -> _Answer:
         async with self._turn:
-            if self._connection is None:
-                raise EpisodeUnavailable("there is no episode: reset first")
-            return await self._exchange(self._connection, exchange)
+            if self._connection is None and not self._talk.session:
+                raise self._talk.no_episode()
+            return await self._exchange(exchange)
 
-    async def _exchange(self, connection: ClientConnection, exchange: Exchange[_Answer]) -> _Answer:
+    async def _exchange(self, exchange: Exchange[_Answer]) -> _Answer:
+        """Send once and read the answer, over a new connection where there is none any more."""
+        connection, attached = self._connection, False
+        if connection is None or (self._talk.session and connection.state is not State.OPEN):
+            self._connection = connection = await self._connected()
+            attached = bool(self._talk.session)
         try:
-            with anyio.fail_after(self._address.timeout):
+            with anyio.fail_after(self._talk.address.timeout):
                 with suppress(ConnectionClosed):  # why it was closed may still be there to be read
                     await connection.send(exchange.frame, text=True)
                 answer = await connection.recv()
         except CONNECTION_FAULTS as error:
-            self._drop(connection)
-            raise fault_of(error, self._address) from error
+            self._drop()
+            raise self._talk.fault(error) from error
         except BaseException:
-            self._drop(connection)
+            self._talk.forget()
+            self._drop()
             raise
         try:
-            return exchange.read(answer)
-        except (CapacityReached, ServerFailed, ProtocolBroken):
-            self._drop(connection)
+            return self._talk.read(exchange, answer, attached=attached)
+        except EnvError as error:
+            if self._talk.ended_by(error):
+                self._drop()
             raise
 
     async def _connected(self) -> ClientConnection:
         try:
-            return await connect(self._address.url, **self._address.options())
+            return await connect(self._talk.url, **self._talk.address.options())
         except CONNECTION_FAULTS as error:
-            raise fault_of(error, self._address) from error
+            raise self._talk.fault(error) from error
 
-    def _drop(self, connection: ClientConnection) -> None:
-        self._connection = None
-        connection.transport.abort()
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.transport.abort()

@@ -21,6 +21,7 @@ from gateway.training.errors import (
     InvalidRequest,
     ProtocolBroken,
     ServerFailed,
+    SnapshotFailed,
 )
 from gateway.training.results import (
     Action,
@@ -37,11 +38,16 @@ __all__ = [
     "LIST_TOOLS",
     "Exchange",
     "call_action",
+    "call_exchange",
+    "code_exchange",
     "reset_exchange",
+    "snapshot_exchange",
     "socket_url",
     "state_exchange",
     "step_exchange",
     "submit_action",
+    "submit_exchange",
+    "tools_exchange",
     "tools_in",
 ]
 
@@ -102,6 +108,31 @@ def reset_exchange(**wanted: str | int | None) -> Exchange[ResetResult]:
 def step_exchange(action: Action) -> Exchange[StepResult]:
     """Ask for a step. Raises `InvalidRequest` for an action that is not JSON."""
     return Exchange(_frame("step", {**action}), _read_step)
+
+
+def call_exchange(tool: str, arguments: JsonObject | None) -> Exchange[StepResult]:
+    """Ask for the step that calls a tool. Raises `InvalidRequest`."""
+    return step_exchange(call_action(tool, arguments or {}))
+
+
+def submit_exchange(answer: JsonValue) -> Exchange[StepResult]:
+    """Ask for the last step. Raises `InvalidRequest`."""
+    return step_exchange(submit_action(answer))
+
+
+def code_exchange(code: str) -> Exchange[StepResult]:
+    """Ask for the step that runs code."""
+    return step_exchange({"type": "code", "code": code})
+
+
+def snapshot_exchange() -> Exchange[str]:
+    """Ask for a snapshot's id; its reader also raises `SnapshotFailed`."""
+    return Exchange(_frame("step", {"type": "snapshot"}), lambda text: _snapshot_in(_read_step(text)))
+
+
+def tools_exchange() -> Exchange[tuple[Tool, ...]]:
+    """Ask for the tools."""
+    return Exchange(_frame("step", {**LIST_TOOLS}), lambda text: tools_in(_read_step(text)))
 
 
 def state_exchange() -> Exchange[EpisodeStatus]:
@@ -170,6 +201,13 @@ def tools_in(result: StepResult) -> tuple[Tool, ...]:
     if not isinstance(listed, list):
         _broken("a list_tools step without 'tools'")
     return tuple(_tool(entry) for entry in listed)
+
+
+def _snapshot_in(result: StepResult) -> str:
+    snapshot = _text_or_none(result.observation, "snapshot_id")
+    if snapshot is None:
+        raise SnapshotFailed(result.error.message if result.error else "no snapshot was taken")
+    return snapshot
 
 
 def _tool(entry: JsonValue) -> Tool:

@@ -17,6 +17,7 @@ __all__ = [
     "NotAllowed",
     "ProtocolBroken",
     "ServerFailed",
+    "SnapshotFailed",
 ]
 
 
@@ -58,8 +59,16 @@ class ServerFailed(EnvError):
     """The server's: it could not bring up a sandbox, or hit a fault of its own. The episode is lost."""
 
 
+class SnapshotFailed(EnvError):
+    """The workspace could not be kept, for the reason told. The episode goes on."""
+
+
 class ConnectionLost(EnvError):
-    """The network's: no connection, or it broke. The episode is lost; a reset connects again."""
+    """The network's: no connection, or it broke.
+
+    A step on its way may have been taken. While the server keeps the session (`limits.session_grace`), the
+    next request connects to it again: `state` tells how many steps were. A reset always connects again.
+    """
 
 
 class AnswerLate(EnvError):

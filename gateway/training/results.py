@@ -13,6 +13,7 @@ from gateway.core.strict_json import dumps
 
 __all__ = [
     "Action",
+    "CodeCall",
     "DoneReason",
     "EpisodeStatus",
     "ResetResult",
@@ -24,7 +25,8 @@ __all__ = [
 
 Action: TypeAlias = Mapping[str, JsonValue]
 """An action as the wire has it: `{"type": "call_tool", "tool_name": ..., "arguments": {...}}`,
-`{"type": "submit", "answer": ...}` or `{"type": "list_tools"}`."""
+`{"type": "submit", "answer": ...}`, `{"type": "code", "code": ...}`, `{"type": "snapshot"}` or
+`{"type": "list_tools"}`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,19 @@ class ToolError:
 
     error_type: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CodeCall:
+    """A call that code made: `outcome` is one of `answered denied failed`, `effect` what the policy said.
+
+    `effect` is `None` where the call was not decided.
+    """
+
+    tool: str
+    arguments: JsonObject
+    outcome: str
+    effect: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +99,15 @@ class StepResult:
 
     @property
     def denied(self) -> bool:
-        """Whether the policy refused the call."""
-        return self.decision is not None and not self.decision.allowed
+        """Whether the policy refused the call, or one that code made."""
+        if self.decision is not None:
+            return not self.decision.allowed
+        return any(call.outcome == "denied" for call in self.calls)
+
+    @property
+    def calls(self) -> tuple[CodeCall, ...]:
+        """The calls that code made, in their order; empty for any other step."""
+        return tuple(_code_call(entry) for entry in _objects(self.observation.get("calls")))
 
     @property
     def rubric(self) -> tuple[JsonObject, ...]:
@@ -136,6 +158,17 @@ def _result_text(result: JsonObject) -> str:
 def _block_text(block: JsonObject) -> str:
     text = block.get("text")
     return text if isinstance(text, str) else f"[{block.get('type')}]"
+
+
+def _code_call(entry: JsonObject) -> CodeCall:
+    arguments, decision = entry.get("arguments"), entry.get("decision")
+    effect = decision.get("effect") if isinstance(decision, dict) else None
+    return CodeCall(
+        tool=str(entry.get("tool") or ""),
+        arguments=arguments if isinstance(arguments, dict) else {},
+        outcome=str(entry.get("outcome") or ""),
+        effect=effect if isinstance(effect, str) else None,
+    )
 
 
 def _objects(value: JsonValue) -> tuple[JsonObject, ...]:

@@ -20,11 +20,11 @@ from gateway.training.results import Action, ResetResult, StepResult
 __all__ = ["ResetOptions", "VectorEnv"]
 
 ResetOptions: TypeAlias = Mapping[str, str | int | None]
-"""What one slot's reset asks for: `task`, `split`, `index`, `seed`, `episode_id`."""
+"""What one slot's reset asks for: `task`, `split`, `index`, `seed`, `episode_id`, `snapshot`."""
 
 _Result = TypeVar("_Result")
 _Wanted = TypeVar("_Wanted")
-_OPTIONS = {"task", "split", "index", "seed", "episode_id"}
+_OPTIONS = {"task", "split", "index", "seed", "episode_id", "snapshot"}
 
 
 class VectorEnv:

@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from websockets.asyncio.server import ServerConnection
+from websockets.protocol import State
 
 from gateway.runtime.episodes import EpisodeSettings
 from gateway.runtime.gateway import GatewaySettings
@@ -33,6 +34,7 @@ from gateway.training import (
 )
 from tests.support.env_serving import EnvServer, env_server, people
 from tests.support.peers import peer
+from tests.support.relay import Relay, relay
 
 
 class Threaded:
@@ -96,6 +98,103 @@ async def test_an_episode_is_played_to_its_reward(client: Any, tmp_path: Path) -
             )
             assert [component["score"] for component in end.rubric] == [1.0, 1.0, 1.0]
         assert sessions(server) == 0
+
+
+@BOTH
+async def test_code_is_a_step_whose_calls_are_told(client: Any, tmp_path: Path) -> None:
+    async with env_server(tmp_path) as server, client(server.url) as env:
+        await env.reset()
+        ran = await env.code("echo(text='hi')")
+        assert (ran.observation["result"], ran.denied, ran.error) == ("hi", False, None)
+        assert [(call.tool, call.outcome, call.effect) for call in ran.calls] == [
+            ("echo", "answered", "allow")
+        ]
+        refused = await env.code("write(path='/workspace/.env', content='x')")
+        assert (refused.denied, refused.calls[0].arguments["content"]) == (True, "x")
+        assert refused.error.error_type == "execution_error"
+        assert (await env.call("echo", {"text": "hi"})).calls == ()
+
+
+@BOTH
+async def test_an_episode_starts_from_a_snapshot_of_another(client: Any, tmp_path: Path) -> None:
+    async with env_server(tmp_path) as server, client(server.url) as env:
+        await env.reset(task="fix-readme")
+        await env.call("write", {"path": "README.md", "content": "The."})
+        kept = await env.snapshot()
+        await env.call("write", {"path": "README.md", "content": "later"})
+        forked = await env.reset(snapshot=kept)
+        assert forked.task == "fix-readme"
+        assert (await env.call("read", {"path": "README.md"})).text == "The."
+        with pytest.raises(InvalidRequest, match="no-such-snapshot"):
+            await env.reset(snapshot="no-such-snapshot")
+        assert (await env.call("read", {"path": "README.md"})).text == "The."
+
+
+@BOTH
+async def test_an_episode_goes_on_over_a_new_connection_where_the_network_fails(
+    client: Any, tmp_path: Path
+) -> None:
+    async with env_server(tmp_path) as server, relay(server.url) as network, client(network.url) as env:
+        start = await env.reset(task="fix-readme")
+        await env.call("write", {"path": "README.md", "content": "The."})
+        network.cut()
+        await noticed(env)
+        assert (await env.call("read", {"path": "README.md"})).text == "The."
+        state = await env.state()
+        assert (state.episode_id, state.step_count) == (start.episode_id, 2)
+        network.cut()
+        again = await env.reset(task="be-good")
+        assert again.session_id == start.session_id
+        assert sessions(server) == 1
+
+
+@BOTH
+async def test_a_step_whose_answer_was_lost_is_never_taken_twice(client: Any, tmp_path: Path) -> None:
+    async with env_server(tmp_path) as server, relay(server.url) as network, client(network.url) as env:
+        await env.reset()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cut_when_it_is_called, server, network)
+            with pytest.raises(ConnectionLost, match=r"state\(\) connects again"):
+                await env.call("sleep", {"seconds": 0.5})
+        assert (await env.state()).step_count == 1
+        assert (await env.call("echo", {"text": "hi"})).metadata["step"] == 2
+
+
+@BOTH
+async def test_an_episode_that_was_given_up_meanwhile_is_told_so(client: Any, tmp_path: Path) -> None:
+    playing = EpisodeSettings(grace=0)
+    async with (
+        env_server(tmp_path, playing=playing) as server,
+        relay(server.url) as network,
+        client(network.url) as env,
+    ):
+        await env.reset()
+        network.cut()
+        await come_true(lambda: sessions(server) == 0)
+        await noticed(env)
+        with pytest.raises(EpisodeUnavailable, match=r"given up meanwhile.*reset"):
+            await env.call("echo", {"text": "hi"})
+        with pytest.raises(EpisodeUnavailable, match="reset first"):
+            await env.state()
+        await env.reset()
+
+
+async def come_true(condition: Callable[[], bool]) -> None:
+    """Wait until something is so that nothing announces."""
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+
+
+async def noticed(env: Any) -> None:
+    """Wait until a client's connection knows that it was cut."""
+    client = getattr(env, "_env", env)
+    await come_true(lambda: client._connection is None or client._connection.state is not State.OPEN)
+
+
+async def cut_when_it_is_called(server: EnvServer, network: Relay) -> None:
+    await come_true(lambda: server.gateway.in_flight > 0)
+    network.cut()
 
 
 @BOTH

@@ -84,7 +84,7 @@ def mistakes(url: str) -> None:
             envs.step([None])
         refused = envs.reset({"tusk": "x"})
         assert [str(entry) for entry in refused] == [
-            "no reset option 'tusk'; there are: episode_id, index, seed, split, task"
+            "no reset option 'tusk'; there are: episode_id, index, seed, snapshot, split, task"
         ] * 2
         envs.close()
         envs.close()
