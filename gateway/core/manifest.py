@@ -218,14 +218,22 @@ class WorkspaceNeeds(FrozenModel):
 _Range: TypeAlias = Annotated[Many[Annotated[float, Field(strict=False)]], Field(min_length=2, max_length=2)]
 
 
+CodeFiles: TypeAlias = Literal["workspace", "apart", "none"]
+
+
 class EnvSpec(FrozenModel):
-    """How the pack is played as a training environment."""
+    """How the pack is played as a training environment.
+
+    `code` says what code as an action sees: the session's `workspace`, an empty folder of its own
+    (`apart`: everything goes through the tools), or that there is no such action (`none`).
+    """
 
     tasks: PackPath | None = None
     max_steps: Annotated[int, Field(ge=1)] = 20
     max_denials: Annotated[int, Field(ge=1)] | None = None
     time_limit: Seconds | None = None
     submit: bool = True
+    code: CodeFiles = "workspace"
     reward_range: _Range = (0.0, 1.0)
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """CodeAct: an action's Python runs in a sandbox beside the session's servers, its calls go the usual way.
 
-The sandbox has the session's workspace, the limits of the pack, no secret and no network. Its
+The sandbox has the session's workspace (or what the manifest says instead, `env.code`), the limits of the
+pack, no secret and no network. Its
 interpreter lives until the episode ends; one that the code broke is replaced at the next code, and the
 observation in between says so.
 """
@@ -8,7 +9,7 @@ observation in between says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -24,6 +25,7 @@ from gateway.core.code import (
     refusal,
 )
 from gateway.core.json_types import JsonObject
+from gateway.core.manifest import CodeFiles
 from gateway.core.observations import ErrorType
 from gateway.core.strict_json import StrictJsonError, loads
 from gateway.data import data_folder
@@ -31,7 +33,7 @@ from gateway.errors import SandboxError
 from gateway.runtime.episode_calls import EpisodeCalls
 from gateway.runtime.interpreter import Interpreter, InterpreterLost
 from gateway.runtime.served_pack import ServedPack
-from gateway.sandbox.contract import Limits, Mount, SandboxSpec
+from gateway.sandbox.contract import Limits, Mount, SandboxSpec, WorkspaceSpec
 from gateway.sandbox.runtimes import python_runtime
 
 __all__ = ["CODE_SECONDS", "MAX_CALLS", "EpisodeCode"]
@@ -40,6 +42,8 @@ CODE_SECONDS = 60.0
 """How long the code of one action may run, its calls included, where nobody says otherwise."""
 MAX_CALLS = 1000
 """Calls that the code of one action may make."""
+MAX_REFUSED = 100
+"""Calls beyond those that are told that they are too many; code that goes on is ended."""
 MAX_ARGUMENTS = 4_000_000
 """Characters of JSON that the arguments of those calls may have together."""
 _RUNNER_AT = "/opt/run_code.py"
@@ -52,6 +56,7 @@ class _Turn:
     until: float
     calls: list[JsonObject] = field(default_factory=list[JsonObject])
     size: int = 0
+    refused: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +69,9 @@ class EpisodeCode:
 
     async def run(self, code: str, seconds: float | None) -> JsonObject:
         """Run code for so long at most and return its observation. Raises what `Gateway.call` raises."""
+        if self._files == "none":
+            done = CodeDone("", "", None, _error(ErrorType.EXECUTION_ERROR, "this pack takes no code"))
+            return code_observation(done, [])
         allowed = CODE_SECONDS if seconds is None else seconds
         turn = _Turn(anyio.current_time() + allowed)
         try:
@@ -82,13 +90,24 @@ class EpisodeCode:
     async def _running(self) -> Interpreter:
         if self._interpreter is None:
             session = self.calls.session
-            self._interpreter = Interpreter(await session.lease.beside(_spec(session.pack, self.env)))
+            spec, apart = _spec(session.pack, self.env), None
+            if self._files == "apart":
+                spec = replace(spec, writable=True)
+                apart = WorkspaceSpec(path=session.pack.workspace_path, disk=spec.limits.disk)
+            self._interpreter = Interpreter(await session.lease.beside(spec, apart))
         return self._interpreter
+
+    @property
+    def _files(self) -> CodeFiles:
+        return self.calls.session.pack.pack.manifest.env.code
 
     async def _answer(self, call: CodeCall, turn: _Turn) -> JsonObject:
         """Make one call of the code and return what it comes to there."""
         turn.size += len(call.arguments)
         if (refused := self._refused(turn)) is not None:
+            turn.refused += 1
+            if turn.refused > MAX_REFUSED:
+                raise InterpreterLost(f"the code made {MAX_REFUSED} calls beyond what it may")
             return refused
         try:
             arguments = loads(call.arguments)

@@ -20,6 +20,8 @@ from gateway.sandbox.contract import Sandbox
 
 __all__ = ["Interpreter", "InterpreterLost"]
 
+MAX_TURN = 24_000_000
+"""Bytes that an interpreter may say in one turn, calls included."""
 GRACE = 2.0
 """Seconds in which an interpreter may say that the code's time was over, before it is killed."""
 
@@ -42,7 +44,7 @@ class Interpreter:
         self._sandbox = sandbox
         self._framer = LineFramer(MAX_FRAME)
         self._frames: list[Frame] = []
-        self._turn = 0
+        self._turn = self._heard = 0
         self._told: Sequence[JsonValue] | None = None
 
     async def run(
@@ -78,6 +80,7 @@ class Interpreter:
         self, code: str, tools: Sequence[JsonValue], seconds: float, answering: Answering
     ) -> CodeDone:
         self._turn += 1
+        self._heard = 0
         news = None if tools == self._told else list[JsonValue](tools)
         self._told = tools
         await self._send({"code": code, "seconds": seconds, "tools": news})
@@ -93,7 +96,11 @@ class Interpreter:
     async def _next(self) -> CodeFrame:
         while not self._frames:
             await anyio.lowlevel.checkpoint()  # a flood of nothing must not keep everybody else waiting
-            self._frames += self._framer.feed(await self._sandbox.receive())
+            data = await self._sandbox.receive()
+            self._heard += len(data)
+            if self._heard > MAX_TURN:
+                raise InterpreterLost(f"the interpreter said more than {MAX_TURN} bytes in one turn")
+            self._frames += self._framer.feed(data)
         line = self._frames.pop(0)
         try:
             if isinstance(line, TooLong):

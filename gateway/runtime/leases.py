@@ -22,7 +22,7 @@ from gateway.runtime.egress import SessionEgress
 from gateway.runtime.opening import KnownEras, Offers, WrongEra
 from gateway.runtime.peer import NOBODY, ClientFacts, Era, Standing
 from gateway.runtime.upstream import Announced, Upstream, UpstreamFailure, UpstreamSettings
-from gateway.sandbox.contract import Sandbox, SandboxDriver, SandboxSpec, Workspace
+from gateway.sandbox.contract import Sandbox, SandboxDriver, SandboxSpec, Workspace, WorkspaceSpec
 from gateway.sandbox.egress import Door
 
 __all__ = ["Lease", "ServerPlan"]
@@ -90,6 +90,7 @@ class Lease:
         self._starting = {name: anyio.Lock() for name in plans}
         self._refusals: dict[str, _Refusal] = {}
         self._beside: list[Sandbox] = []
+        self._apart: Workspace | None = None
         self._closed = False
         self._level: str | None = None
         self.standing: Standing | None = None
@@ -138,12 +139,18 @@ class Lease:
         async with self._starting[name]:
             return await self._current(name)
 
-    async def beside(self, spec: SandboxSpec) -> Sandbox:
-        """Start another program over the workspace, which ends with the servers; raises `SandboxError`."""
-        sandbox = await self._driver.acquire(spec, self.workspace)
+    async def beside(self, spec: SandboxSpec, apart: WorkspaceSpec | None = None) -> Sandbox:
+        """Start another program, which ends with the servers; raises `SandboxError`.
+
+        It has the session's workspace, or with `apart` one of its own that goes with the session's.
+        """
+        if apart is not None and self._apart is None:
+            self._apart = await self._driver.open_workspace(apart)
+        workspace = self.workspace if apart is None or self._apart is None else self._apart
+        sandbox = await self._driver.acquire(spec, workspace)
         self._beside.append(sandbox)
         if self._closed:
-            await self.stop_servers()
+            await self.aclose()
             raise SandboxError("the session is closed")
         return sandbox
 
@@ -176,6 +183,8 @@ class Lease:
         with anyio.CancelScope(shield=True):
             await self.stop_servers()
             await self.workspace.aclose()
+            if self._apart is not None:
+                await self._apart.aclose()
 
     async def _current(self, name: str) -> Upstream:
         upstream = self._live.get(name)

@@ -23,9 +23,13 @@ TRAINING = GatewaySettings(mode="training")
 
 
 @asynccontextmanager
-async def playing(tmp_path: Path, *, max_steps: int = 8, **more: Any) -> AsyncGenerator[EpisodeSession]:
+async def playing(
+    tmp_path: Path, *, max_steps: int = 8, files: str = "workspace", **more: Any
+) -> AsyncGenerator[EpisodeSession]:
     manifest = copy_pack("echo", tmp_path).folder / "toolpack.yaml"
-    manifest.write_text(manifest.read_text().replace("max_steps: 8", f"max_steps: {max_steps}"))
+    manifest.write_text(
+        manifest.read_text().replace("max_steps: 8", f"max_steps: {max_steps}, code: {files}")
+    )
     async with served(tmp_path, settings=TRAINING, **more) as gateway:
         writer = TrajectoryFolder(tmp_path / "trajectories")
         held = Episodes(gateway, cache_dir=tmp_path / "cache", trajectories=writer)
@@ -298,6 +302,33 @@ async def test_output_results_and_calls_are_bounded(tmp_path: Path, monkeypatch:
         calls = "for i in range(9):\n    try: echo('x')\n    except ToolFailed as e: last = e.kind\nlast"
         many = await ran(session, calls, 10)
         assert (len(many["calls"]), many["result"]) == (5, "limit")
+
+
+async def test_code_that_calls_on_and_on_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.runtime.episode_code.MAX_CALLS", 1)
+    code = "while True:\n    try: echo('x')\n    except ToolFailed: pass"
+    async with playing(tmp_path) as session:
+        ended = await ran(session, code, 30)
+        assert "beyond what it may" in ended["error"]["message"]
+        assert len(ended["calls"]) == 1
+
+
+async def test_code_that_is_kept_apart_reaches_the_workspace_through_tools_alone(tmp_path: Path) -> None:
+    code = "import os; open('own.txt', 'w').write('x'); os.listdir('.'), read('README.md')[:3]"
+    async with playing(tmp_path, files="apart") as session:
+        await session.reset()
+        assert (await ran(session, code))["result"] == [["own.txt"], "Teh"]
+        assert (await ran(session, "open('own.txt').read()"))["result"] == "x"
+        missing = await session.step(CallTool("read", {"path": "own.txt"}))
+        assert "own.txt" in json.dumps(missing.observation["result"])
+        await session.reset()
+        assert (await ran(session, "import os; os.listdir('.')"))["result"] == []
+
+
+async def test_a_pack_may_take_no_code_at_all(tmp_path: Path) -> None:
+    async with playing(tmp_path, files="none") as session:
+        seen = await ran(session, "1")
+        assert (seen["result"], seen["error"]["message"]) == (None, "this pack takes no code")
 
 
 async def test_code_is_in_the_trajectory(tmp_path: Path) -> None:
