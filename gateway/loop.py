@@ -101,6 +101,11 @@ class Promise(Generic[T]):
             self.done, self._error = True, error
             self._wake()
 
+    @property
+    def value(self) -> T | None:
+        """The value, `None` while it is not known."""
+        return self._value
+
     def __await__(self) -> Generator[Any, None, T]:
         """Wait for the value."""
         if not self.done:

@@ -48,7 +48,7 @@ class MemoryLedger:
 
     def begin(self, body: JsonObject) -> Promise[None]:
         """Keep `body`, at once; broken with a `LedgerError` while not `healthy`."""
-        written = Promise[None]()
+        written: Promise[None] = Promise()
         if self.healthy:
             self.records.append(body)
             self.commits.records += 1

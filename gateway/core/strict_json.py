@@ -100,10 +100,22 @@ def canonical(value: JsonValue) -> bytes:
     return _encode_sorted(value).encode()
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_encode_sorted = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
-).encode
+def _encoder(*, sort_keys: bool) -> Callable[[JsonValue], str]:
+    """Return an encoder; the C one is made once, where `JSONEncoder.encode` makes one for every value."""
+    encoder = json.JSONEncoder(
+        ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=sort_keys
+    )
+    own: Any = json.encoder
+    make: Callable[..., Callable[[JsonValue, int], Iterable[str]]] | None = own.c_make_encoder
+    if make is None:  # an interpreter without the C module
+        return encoder.encode
+    text: Callable[[str], str] = own.encode_basestring
+    chunks = make(None, encoder.default, text, None, ":", ",", sort_keys, False, False)
+    return lambda value: "".join(chunks(value, 0))
+
+
+_encode = _encoder(sort_keys=False)
+_encode_sorted = _encoder(sort_keys=True)
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _DIGITS = frozenset("0123456789")
@@ -230,12 +242,23 @@ def _decoder(
     parse_int: Callable[[str], Any] | None = None,
     parse_float: Callable[[str], Any] = _finite,
 ) -> Callable[[str], Any]:
-    return json.JSONDecoder(
+    decoder: Any = json.JSONDecoder(
         object_pairs_hook=build_object,
         parse_int=parse_int,
         parse_float=parse_float,
         parse_constant=_refuse_constant,
-    ).decode
+    )
+    scan: Callable[[str, int], tuple[Any, int]] = decoder.scan_once
+
+    def decode(text: str) -> Any:
+        # Nearly every text is a value and nothing around it; `decode` looks for blanks in Python.
+        try:
+            value, end = scan(text, 0)
+        except StopIteration:
+            return decoder.decode(text)
+        return value if end == len(text) else decoder.decode(text)
+
+    return decode
 
 
 _decode = _decoder(_object)

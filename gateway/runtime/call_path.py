@@ -49,6 +49,9 @@ LOOK_SECONDS = 5.0
 """How long a call looks at files before what it has not seen is a doubt."""
 
 
+_RECORDED = Recorded()
+
+
 class Records(Protocol):
     """Where records become durable."""
 
@@ -163,7 +166,7 @@ class CallPath:
             await self._record
         except LedgerError as error:
             return RecordLost(str(error))
-        return Recorded()
+        return _RECORDED
 
     async def _acquire(self, server: str) -> Event:
         self._upstream = await self._session.lease.server(server)

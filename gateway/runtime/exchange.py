@@ -13,6 +13,7 @@ import anyio
 
 from gateway.core.calls import FailureKind, ServerError
 from gateway.core.json_types import JsonObject, JsonValue
+from gateway.loop import Promise
 from gateway.runtime.peer import ClientPeer
 
 __all__ = ["Ask", "Exchange", "Note", "UpstreamFailure"]
@@ -50,8 +51,8 @@ class Ask:
 class Exchange:
     """A request in flight: it ends with exactly one of `message` and `failure`.
 
-    `woken` is set when it ended and when something was said; `asking` are the questions that the client
-    has; `dropped` counts what was too much.
+    `woken` is kept when it ended, when something was said and when its time was over (`overdue`); `asking`
+    are the questions that the client has; `dropped` counts what was too much.
     """
 
     request_id: int
@@ -60,7 +61,8 @@ class Exchange:
     failure: UpstreamFailure | None = None
     said: deque[Note | Ask] = field(default_factory=deque[Note | Ask])
     asking: dict[int | str, anyio.CancelScope] = field(default_factory=dict[int | str, anyio.CancelScope])
-    woken: anyio.Event = field(default_factory=anyio.Event)
+    woken: Promise[None] = field(default_factory=Promise[None])
+    overdue: bool = False
     dropped: int = 0
 
     @property
@@ -71,12 +73,17 @@ class Exchange:
     def answer(self, message: JsonObject) -> None:
         """End it with the server's answer."""
         self.message = message
-        self.woken.set()
+        self.woken.keep(None)
+
+    def expire(self) -> None:
+        """Note that its time is over."""
+        self.overdue = True
+        self.woken.keep(None)
 
     def fail(self, failure: UpstreamFailure) -> None:
         """End it without one."""
         self.failure = failure
-        self.woken.set()
+        self.woken.keep(None)
 
     def say(self, said: Note | Ask) -> bool:
         """Take what the server says; `False` if nobody listens or it was too much."""
@@ -84,7 +91,7 @@ class Exchange:
             self.dropped += 1
             return False
         self.said.append(said)
-        self.woken.set()
+        self.woken.keep(None)
         return True
 
     def withdraw(self, ask_id: JsonValue) -> bool:
@@ -108,6 +115,6 @@ class Exchange:
     async def wait(self) -> None:
         """Return once it ended or something was said."""
         if not self.settled and not self.said:
-            if self.woken.is_set():
-                self.woken = anyio.Event()
-            await self.woken.wait()
+            if self.woken.done:
+                self.woken = Promise()
+            await self.woken

@@ -106,7 +106,7 @@ class FileLedger:
 
     def begin(self, body: JsonObject) -> Promise[None]:
         """Have a record written, whoever waits for it."""
-        written = Promise[None]()
+        written: Promise[None] = Promise()
         if self._refusal is not None:
             written.break_with(LedgerError(self._refusal))
             return written

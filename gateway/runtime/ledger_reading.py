@@ -18,8 +18,8 @@ from typing import cast
 
 from gateway.core.chain import GENESIS, BrokenRecord, Chain, parse_record
 from gateway.core.json_types import JsonObject
-from gateway.core.records import Event
-from gateway.core.strict_json import StrictJsonError, canonical, dumps, loads
+from gateway.core.records import Event, hmac_sha256
+from gateway.core.strict_json import StrictJsonError, canonical, loads
 
 __all__ = [
     "CHECKPOINT",
@@ -81,8 +81,9 @@ class Checkpoint:
 
     def encode(self, key: bytes) -> bytes:
         """Return the checkpoint as it stands on disk, `CHECKPOINT_BYTES` long."""
-        fields = self._fields()
-        return dumps(fields | {"hmac": _mac(key, fields)}).ljust(CHECKPOINT_BYTES - 1) + b"\n"
+        text = canonical(self._fields())
+        signed = b'%s,"hmac":"%s"}' % (text[:-1], hmac_sha256(key, text).encode())
+        return signed.ljust(CHECKPOINT_BYTES - 1) + b"\n"
 
     def _fields(self) -> JsonObject:
         return {
@@ -93,10 +94,6 @@ class Checkpoint:
             "open_from": self.open_from,
             "clean": self.clean,
         }
-
-
-def _mac(key: bytes, fields: JsonObject) -> str:
-    return hmac.digest(key, canonical(fields), "sha256").hex()
 
 
 def read_checkpoint(audit: Path, key: bytes | None) -> Checkpoint:
@@ -120,7 +117,7 @@ def read_checkpoint(audit: Path, key: bytes | None) -> Checkpoint:
             checkpoint = Checkpoint(seq, hash_, file, size, cast("int | None", open_from), clean)
         case _:
             raise CheckpointError("the checkpoint is damaged: a field is missing")
-    if key is not None and not hmac.compare_digest(_mac(key, cast("JsonObject", fields)), str(mac)):
+    if key is not None and not hmac.compare_digest(hmac_sha256(key, canonical(fields)), str(mac)):
         raise CheckpointError("the checkpoint was changed: its hmac does not match the ledger's key")
     return checkpoint
 

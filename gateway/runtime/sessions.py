@@ -11,6 +11,7 @@ import hashlib
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import anyio
@@ -41,6 +42,7 @@ def new_session_id() -> str:
     return secrets.token_hex(16)
 
 
+@lru_cache(maxsize=1024)
 def named_session_id(principal: Principal, name: str | None) -> str:
     """Return the id of a principal's session of that name; no two principals, or names, share one."""
     rights = [principal.client, principal.user, sorted(principal.groups), sorted(principal.roles)]

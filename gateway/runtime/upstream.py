@@ -9,7 +9,7 @@ What the server says and asks meanwhile is passed on by `conversing`, if the cal
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from gateway.core.calls import FailureKind, ServerError
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import JsonLimits, StrictJsonError, dumps, loads
+from gateway.loop import current_loop
 from gateway.runtime.conversing import Parked, answer_inputs, answer_to, converse, needs_input, park
 from gateway.runtime.exchange import Ask, Exchange, Note, UpstreamFailure
 from gateway.runtime.framing import Frame, LineFramer, TooLong, answered_id
@@ -250,13 +251,10 @@ class Upstream:
         """Send what begins or resumes an exchange; wait for its result, or for what it asks of a client."""
         parked: Parked | None = None
         try:
-            with anyio.move_on_after(seconds) as deadline:
-                for message in messages:
-                    await self._send(message)
-                while parked is None and (exchange.said or not exchange.settled):
-                    await exchange.wait()
-                    if exchange.said:
-                        parked = await self._pass_on(exchange, deadline)
+            if exchange.peer is None and len(messages) == 1 and self._sent_at_once(messages[0]):
+                await self._answered(exchange, seconds)
+            else:
+                parked = await self._attended(exchange, seconds, messages)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._give_up(exchange.request_id, "the caller left")
@@ -274,6 +272,34 @@ class Upstream:
         raise UpstreamFailure(
             FailureKind.TIMEOUT, f"server {self.name!r} did not answer {method} within {seconds:g} s"
         )
+
+    async def _answered(self, exchange: Exchange, seconds: float) -> None:
+        """Wait for what ends an exchange without a client: most calls, so this costs a timer and no more."""
+        timer = current_loop().call_later(seconds, exchange.expire)
+        try:
+            await exchange.wait()
+        finally:
+            timer.cancel()
+
+    async def _attended(
+        self, exchange: Exchange, seconds: float, messages: Sequence[JsonObject]
+    ) -> Parked | None:
+        """Send, then wait for the end and pass on what is said until then."""
+        parked: Parked | None = None
+        with anyio.move_on_after(seconds) as deadline:
+            for message in messages:
+                await self._send(message)
+            while parked is None and (exchange.said or not exchange.settled):
+                await exchange.wait()
+                if exchange.said:
+                    parked = await self._pass_on(exchange, deadline)
+        return parked
+
+    def _sent_at_once(self, message: JsonObject) -> bool:
+        """Send a message, if that needs no waiting."""
+        if self.ended is not None or self._writing.locked():
+            return False
+        return self.sandbox.send_now(dumps(message) + b"\n")
 
     async def _pass_on(self, exchange: Exchange, deadline: anyio.CancelScope) -> Parked | None:
         """Pass on what was said; return the questions that have to wait for another call."""
@@ -398,9 +424,9 @@ class Upstream:
         elif "method" in message:
             await self._said(message)
         else:
-            self._answered(message)
+            self._arrived(message)
 
-    def _answered(self, message: JsonObject) -> None:
+    def _arrived(self, message: JsonObject) -> None:
         request_id = message.get("id")
         waiting = self._waiting.get(request_id) if type(request_id) is int else None
         if waiting is None or waiting.settled:

@@ -195,6 +195,10 @@ class Sandbox(Protocol):
 
     id: str
 
+    def send_now(self, data: bytes) -> bool:
+        """Write to its stdin without waiting, all or nothing; whether it was done."""
+        ...
+
     async def send(self, data: bytes) -> None:
         """Write to its stdin, waiting while the pipe is full.
 

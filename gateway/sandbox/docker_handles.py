@@ -63,6 +63,10 @@ class DockerSandbox:
             self.streams.close_stdin()
             self._ended.set()
 
+    def send_now(self, data: bytes) -> bool:
+        """As `contract.Sandbox.send_now`: the engine's stream never takes anything at once."""
+        return False
+
     async def send(self, data: bytes) -> None:
         """As `contract.Sandbox.send`; a send that was cancelled half-way breaks the stream."""
         await self.streams.send(data)

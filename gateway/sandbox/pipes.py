@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from collections import deque
 from collections.abc import Awaitable, Callable
 
 import anyio
+
+from gateway.loop import EventLoop, Promise, current_loop
 
 __all__ = ["Pipes", "StderrTail", "drain", "read_when_ready"]
 
@@ -38,6 +41,69 @@ class StderrTail:
         return b"".join(self._parts)[-TAIL_BYTES:].decode(errors="replace")
 
 
+class Output:
+    """The reading end of a pipe. The loop watches it for as long as somebody keeps reading.
+
+    One reader at a time. What nobody waits for stays in the pipe.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._loop: EventLoop | None = None
+        self._wanted: Promise[bytes] | None = None
+        self._most = 0
+        self._kept: bytes | None = None
+
+    async def read(self, max_bytes: int) -> bytes:
+        """Return the next bytes, none at the end and once it is closed."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            return kept
+        if self._loop is None:
+            try:
+                return os.read(self._fd, max_bytes) if self._fd >= 0 else b""
+            except BlockingIOError:
+                self._loop = current_loop()
+                self._loop.add_reader(self._fd, self._readable)
+        wanted = self._wanted = Promise()
+        self._most = max_bytes
+        try:
+            return await wanted
+        except BaseException:
+            self._wanted = None
+            if wanted.done:  # it came, and the reader was cancelled in the same moment
+                self._kept = wanted.value
+            raise
+
+    def _readable(self) -> None:
+        wanted, self._wanted = self._wanted, None
+        if wanted is None:
+            self._unwatch()
+            return
+        try:
+            data = os.read(self._fd, self._most)
+        except BlockingIOError:
+            self._wanted = wanted
+            return
+        except OSError as error:
+            wanted.break_with(error)
+            return
+        wanted.keep(data)
+
+    def _unwatch(self) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(self._fd)
+            self._loop = None
+
+    def closing(self) -> None:
+        """Let go of the descriptor, which is about to be closed, and tell who waits."""
+        self._unwatch()
+        self._fd = -1
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            wanted.keep(b"")
+
+
 class Pipes:
     """stdin, stdout and stderr of one program. `theirs` is to be handed over and closed here once it was."""
 
@@ -46,6 +112,7 @@ class Pipes:
         pairs = [os.pipe() for _ in range(3)]
         self.theirs: tuple[int, ...] = (pairs[0][0], pairs[1][1], pairs[2][1])
         self._in, self._out, self._err = pairs[0][1], pairs[1][0], pairs[2][0]
+        self._output = Output(self._out)
         self._writing = anyio.Lock()
         self._broken = False
         self._open = {self._in, self._out, self._err}
@@ -60,6 +127,21 @@ class Pipes:
         for fd in self.theirs:
             os.close(fd)
         self.theirs = ()
+
+    def send_now(self, data: bytes) -> bool:
+        """Write all of `data`, if it is short and the pipe takes it at once; else nothing of it."""
+        if (
+            self._broken
+            or self._in not in self._open
+            or len(data) > select.PIPE_BUF
+            or self._writing.locked()
+        ):
+            return False
+        try:
+            os.write(self._in, data)
+        except OSError:
+            return False  # full, or nobody reads any more: `send` finds out which
+        return True
 
     async def send(self, data: bytes) -> None:
         """Write all of `data`. Raises `BrokenResourceError` at the end, and after a write cut short."""
@@ -86,7 +168,7 @@ class Pipes:
 
     async def receive(self, max_bytes: int) -> bytes:
         """Return the next bytes of stdout. Raises `EndOfStream`."""
-        data = await self._read(self._out, max_bytes)
+        data = await self._output.read(max_bytes)
         if not data:
             raise anyio.EndOfStream
         return data
@@ -116,6 +198,8 @@ class Pipes:
     def _close(self, fd: int) -> None:
         if fd in self._open:
             self._open.discard(fd)
+            if fd == self._out:
+                self._output.closing()
             anyio.notify_closing(fd)
         elif fd not in self.theirs:
             return

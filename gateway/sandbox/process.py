@@ -117,6 +117,10 @@ class ProcessSandbox:
         self._pipes.close_stdin()
         self._ended.set()
 
+    def send_now(self, data: bytes) -> bool:
+        """As `contract.Sandbox.send_now`."""
+        return self._pipes.send_now(data)
+
     async def send(self, data: bytes) -> None:
         """As `contract.Sandbox.send`."""
         await self._pipes.send(data)

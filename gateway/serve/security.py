@@ -12,6 +12,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -62,6 +63,7 @@ class HttpSecurity:
             return HttpSecurity(_LOOPBACK_NAMES | {host.strip("[]").lower()}, allowed)
         return HttpSecurity(None, allowed)
 
+    @lru_cache(maxsize=1024)  # noqa: B019  few are made, and they live as long as the program
     def refusal(self, host: str | None, origin: str | None) -> str | None:
         """Return why a request with these headers is refused, or `None`."""
         name = _host_name(host or "")

@@ -84,7 +84,7 @@ class PolicyState:
         now = policy.clock_time(moment.wall, self.steps, request.mode)
         # A virtual clock also paces rates; a real one may jump, so rates run on the monotonic clock.
         tick = moment.monotonic if now == moment.wall else now
-        request = replace(request, situation=self._situation(now, tick, crosses_link))
+        request = request.seen_in(self._situation(now, tick, crosses_link))
         judgement = policy.judge(request)
         if judgement.decision.effect is not Effect.DENY:
             for charge in judgement.charges:
@@ -126,8 +126,8 @@ class PolicyState:
     def answered_in_part(self, call_id: str) -> None:
         """Take on the labels of a call that the server has had, whatever came of it."""
         opened = self._open.get(call_id)
-        if opened is not None:
-            now = replace(opened.request, situation=replace(opened.request.situation, labels=self.labels))
+        if opened is not None and opened.policy.rules_of(opened.request).labels:
+            now = opened.request.seen_in(replace(opened.request.situation, labels=self.labels))
             self.labels |= opened.policy.labels_added(now, opened.arguments)
 
     def ended(self, call_id: str, outcome: Outcome, *, sent: bool) -> None:
