@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gateway.core.json_types import JsonObject
 from gateway.errors import LedgerError
 from gateway.loop import Promise
@@ -44,6 +46,7 @@ class MemoryLedger:
         self.key = key
         self.healthy = True
         self.commits = CommitTally()
+        self.folder: Path | None = None
         self.records: list[JsonObject] = []
 
     def begin(self, body: JsonObject) -> Promise[None]:

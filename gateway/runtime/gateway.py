@@ -165,6 +165,15 @@ class Gateway:
         """How many sessions' servers stand ready, by pack."""
         return self._pool.ready_of_packs()
 
+    def warm_lease_list(self) -> list[tuple[str, Lease]]:
+        """Return the leases that stand ready, each with its pack."""
+        return self._pool.ready_leases()
+
+    @property
+    def audit_folder(self) -> Path | None:
+        """Where the records are, `None` if they are not on disk."""
+        return self._ledger.folder
+
     def live_sessions(self) -> list[Session]:
         """Return the sessions that are open now."""
         return list(self._sessions)

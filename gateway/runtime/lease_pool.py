@@ -68,6 +68,10 @@ class LeasePool:
         """How many leases could be handed out."""
         return sum(ready.lease.untouched for shelf in self._shelves.values() for ready in shelf.ready)
 
+    def ready_leases(self) -> list[tuple[str, Lease]]:
+        """Return the leases that could be handed out, each with its pack."""
+        return [(shelf.served.name, ready.lease) for shelf in self._shelves.values() for ready in shelf.ready]
+
     def ready_of_packs(self) -> Mapping[str, int]:
         """Return how many leases could be handed out, by pack."""
         counts = Counter[str]()

@@ -48,6 +48,11 @@ class Ledger(Protocol):
         ...
 
     @property
+    def folder(self) -> Path | None:
+        """Where its files are, `None` if it has none."""
+        ...
+
+    @property
     def commits(self) -> CommitTally:
         """What its commits came to; `/metrics` shows it."""
         ...
@@ -85,6 +90,7 @@ class FileLedger:
     def __init__(self, files: LedgerFiles, clock: Clock) -> None:
         self.key = files.key
         self.commits = CommitTally()
+        self.folder: Path | None = files.audit
         self._files = files
         self._clock = clock
         self._gathering: list[_Entry] = []

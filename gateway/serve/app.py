@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from gateway.core.calls import Role
 from gateway.runtime.episodes import Episodes
 from gateway.runtime.gateway import Gateway
+from gateway.serve.admin import admin_routes
 from gateway.serve.approvals import approval_routes
 from gateway.serve.endings import Interruptible, OpenRequests
 from gateway.serve.gate import GateLimits
@@ -128,6 +129,7 @@ def build_app(
             metrics_route(gateway, identity),
             *resource.routes(),
             *approval_routes(gateway.approvals),
+            *admin_routes(gateway),
             *(Route(path, _mcp(face, path, prefixes, episodes, limits)) for path, face in mcp.items()),
             *_about(gateway, prefixes, playable=episodes is not None),
             *([] if episodes is None else [_training(episodes, prefixes, limits)]),

@@ -1,0 +1,66 @@
+"""The latest calls as the ledger has them. Reads beside the writer; blocking; writes nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from gateway.core.chain import BrokenRecord, parse_record
+from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.records import Event
+from gateway.runtime.ledger_reading import ledger_files, read_lines
+
+__all__ = ["MOST_CALLS", "recent_calls"]
+
+MOST_CALLS: Final = 500
+_FILES = 2
+"""Files that are looked at: after a rotation the newest is nearly empty."""
+_RECORDS = 20_000
+"""Latest records that are looked at."""
+_FIELDS = (
+    *("call_id", "ts", "session", "episode", "step", "front", "principal", "pack", "server", "tool"),
+    *("arguments", "decision"),
+)
+
+
+def recent_calls(audit: Path, limit: int, wanted: Mapping[str, str] | None = None) -> list[JsonObject]:
+    """Return up to `limit` calls, newest first: the fields of their decision record, and their outcome.
+
+    `outcome` is `null` while a call runs. `wanted` are fields that have to match, `effect` that of the
+    decision and `outcome` the kind of the outcome among them. Arguments are there as the ledger has them.
+    """
+    calls: dict[str, JsonObject] = {}
+    for line in deque(read_lines(ledger_files(audit)[-_FILES:]), maxlen=_RECORDS):
+        try:
+            record = parse_record(line.data)
+        except BrokenRecord:
+            continue  # the line that is being written, or one that `audit verify` speaks of
+        _note(record, calls)
+    matching = [call for call in reversed(calls.values()) if _matches(call, wanted or {})]
+    return matching[:limit]
+
+
+def _note(record: JsonObject, calls: dict[str, JsonObject]) -> None:
+    call_id = str(record.get("call_id"))
+    match record.get("event"):
+        case Event.DECISION:
+            call: JsonObject = {name: record.get(name) for name in _FIELDS}
+            calls[call_id] = {**call, "outcome": None}
+        case Event.OUTCOME if call_id in calls:
+            calls[call_id]["outcome"] = record.get("outcome")
+        case _:
+            return
+
+
+def _matches(call: JsonObject, wanted: Mapping[str, str]) -> bool:
+    return all(_field(call, name) == value for name, value in wanted.items())
+
+
+def _field(call: JsonObject, name: str) -> JsonValue:
+    inner = {"effect": ("decision", "effect"), "outcome": ("outcome", "kind")}.get(name)
+    if inner is None:
+        return call.get(name)
+    holder = call.get(inner[0])
+    return holder.get(inner[1]) if isinstance(holder, dict) else None
