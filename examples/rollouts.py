@@ -1,11 +1,11 @@
 """Many episodes in parallel against a served pack, and what came of them.
 
     sandgate serve git --mode training &
-    python examples/rollouts.py http://127.0.0.1:8000 --episodes 1000 --parallel 16
+    python examples/rollouts.py http://127.0.0.1:8000 --episodes 1000 --parallel 16 --plot rollouts.svg
 
 The agent here is chance: it calls tools that the policy shows, with arguments of the right names. Put a
-model in place of `choose`. Progress goes to stderr, a table of rewards and denials to stdout; with
-matplotlib installed, `--plot FILE` draws them.
+model in place of `choose`. Progress goes to stderr, a table of rewards and denials to stdout; `--plot FILE`
+draws them as SVG.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
 
 import anyio
 
 from gateway.core.json_types import JsonObject
 from gateway.training import AsyncEnv, CapacityReached, ResetResult, StepResult, Tool
+from gateway.training.plot import Lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +45,11 @@ def choose(tools: Sequence[Tool], start: ResetResult, dice: random.Random) -> tu
     return tool.name, {name: dice.choice(words) for name in names}
 
 
-async def play(url: str, pack: str | None, seed: int, max_calls: int) -> Played:
+async def play(url: str, pack: str | None, task: str | None, seed: int, max_calls: int) -> Played:
     """Play one episode to its end."""
     dice = random.Random(seed)  # noqa: S311 - an agent, not a secret
     async with AsyncEnv(url, pack) as env:
-        start = await reset(env, seed)
+        start = await reset(env, task, seed)
         results: list[StepResult] = []
         tools = [tool for tool in await env.tools() if tool.name != "submit"]
         while len(results) < max_calls and not (results and results[-1].done):
@@ -68,23 +67,25 @@ async def play(url: str, pack: str | None, seed: int, max_calls: int) -> Played:
     )
 
 
-async def reset(env: AsyncEnv, seed: int) -> ResetResult:
+async def reset(env: AsyncEnv, task: str | None, seed: int) -> ResetResult:
     """Start an episode; where the server is full, wait for a place."""
     while True:
         try:
-            return await env.reset(seed=seed)
+            return await env.reset(task=task, seed=seed)
         except CapacityReached as full:
             await anyio.sleep(full.retry_after)
 
 
-async def rollouts(url: str, pack: str | None, episodes: int, parallel: int, max_calls: int) -> list[Played]:
-    """Play all episodes, `parallel` at a time."""
-    places = anyio.CapacityLimiter(parallel)
+async def rollouts(options: argparse.Namespace) -> list[Played]:
+    """Play all episodes, `parallel` at a time, the tasks in turn."""
+    episodes, tasks_in_turn = options.episodes, options.task or [None]
+    places = anyio.CapacityLimiter(options.parallel)
     played: list[Played] = []
 
     async def one(seed: int) -> None:
         async with places:
-            played.append(await play(url, pack, seed, max_calls))
+            task = tasks_in_turn[seed % len(tasks_in_turn)]
+            played.append(await play(options.url, options.pack, task, seed, options.max_calls))
         progress(len(played), episodes)
 
     started = anyio.current_time()
@@ -120,18 +121,20 @@ def report(played: Sequence[Played]) -> None:
         print(f"{task:<20} {len(of_task):>8} {mean_reward:>8.2f} {mean_denials:>8.2f}  {ends}")
 
 
-def plot(played: Sequence[Played], file: str) -> None:
-    """Draw how rewards and denials are spread over the episodes."""
-    if find_spec("matplotlib") is None:
-        sys.exit("--plot needs matplotlib: pip install matplotlib")
-    pyplot: Any = import_module("matplotlib.pyplot")
-    figure, (rewards, denials) = pyplot.subplots(1, 2, figsize=(9, 3.5))
-    rewards.hist([episode.reward for episode in played if episode.reward is not None], bins=20)
-    rewards.set(title="reward", xlabel="reward of an episode", ylabel="episodes")
-    denials.hist([episode.denials for episode in played], bins=range(12), align="left")
-    denials.set(title="denials", xlabel="denied calls in an episode")
-    figure.tight_layout()
-    figure.savefig(file)
+def plot(played: Sequence[Played], file: Path) -> None:
+    """Draw reward and denials over the episodes, in the order they ended, as means of the last few."""
+    few = max(1, len(played) // 20)
+    series: dict[str, list[tuple[float, float]]] = {"reward": [], "denials": []}
+    for count in range(few, len(played) + 1):
+        window = played[count - few : count]
+        rewards = [episode.reward for episode in window if episode.reward is not None]
+        if rewards:
+            series["reward"].append((count, sum(rewards) / len(rewards)))
+        series["denials"].append((count, sum(episode.denials for episode in window) / few))
+    title = f"{len(played)} episodes, means of {few}"
+    Lines(title, "episodes", "of an episode", {name: line for name, line in series.items() if line}).write(
+        file
+    )
 
 
 def main() -> None:
@@ -139,14 +142,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("url", help="what `sandgate serve --mode training` prints")
     parser.add_argument("--pack", help="which pack, where several are served")
+    parser.add_argument("--task", action="append", help="a task, or several in turn [the pack's first]")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--parallel", type=int, default=8)
     parser.add_argument("--max-calls", type=int, default=5, help="calls of an episode before it submits")
-    parser.add_argument("--plot", metavar="FILE", help="draw rewards and denials (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw rewards and denials as SVG")
     options = parser.parse_args()
-    played = anyio.run(
-        rollouts, options.url, options.pack, options.episodes, options.parallel, options.max_calls
-    )
+    played = anyio.run(rollouts, options)
     report(played)
     if options.plot:
         plot(played, options.plot)
