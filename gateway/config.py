@@ -331,9 +331,10 @@ def read_secret(config: Config, name: str, environ: Mapping[str, str] | None = N
         return _variable(environ, SECRET_PREFIX + name, name)
     if source.env is not None:
         return _variable(environ, source.env, name)
-    if source.file is not None:
-        return _file_secret(source.file, name)
-    return _command_secret(source.command or (), name)
+    value = _file_secret(source.file, name) if source.file else _command_secret(source.command or (), name)
+    if not value:
+        raise UsageError(f"secret {name} is empty: its {'file' if source.file else 'command'} gives nothing")
+    return value
 
 
 def _variable(environ: Mapping[str, str], variable: str, name: str) -> str:

@@ -145,6 +145,14 @@ def test_a_secret_comes_from_a_variable_a_file_or_a_command(source: str) -> None
     assert read_secret(load_config(environ=environ), "TOKEN", environ) == "s3cret"
 
 
+@pytest.mark.parametrize("source", ["{file: empty.txt}", "{command: ['true']}"])
+def test_an_empty_secret_is_refused_since_it_would_be_found_everywhere(source: str) -> None:
+    write("\n", "empty.txt")
+    write(f"secrets: {{TOKEN: {source}}}\n")
+    with pytest.raises(UsageError, match="secret TOKEN is empty"):
+        read_secret(load_config(environ=HOME), "TOKEN", HOME)
+
+
 def test_a_secret_without_a_source_comes_from_its_own_variable() -> None:
     environ = HOME | {"SANDGATE_SECRET_TOKEN": "s3cret"}
     assert read_secret(load_config(environ=environ), "TOKEN", environ) == "s3cret"
