@@ -6,12 +6,13 @@ no proper request; attempts are paced, so that a hostile server cannot flood the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
-from anyio.abc import ByteStream, SocketStream, TaskStatus
+from anyio.abc import ByteStream, SocketListener, SocketStream, TaskGroup, TaskStatus
 
 from gateway.core.egress import MAX_HEAD, EgressCode, Verdict, read_connect, refuse
 from gateway.core.policy.egress import HostRule
@@ -23,6 +24,10 @@ from .inside import with_door
 
 __all__ = ["Account", "Door"]
 
+logger = logging.getLogger(__name__)
+
+HUNG_UP = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
+BACKLOG = 16
 HEAD_SECONDS = 15.0
 CHUNK = 65_536
 BURST, PER_SECOND = 64, 16.0
@@ -99,10 +104,12 @@ class Door:
         place = self._place = self._gate.new_place()
         try:
             # Every user may connect, and only who sees the socket can: its folder is closed to all others.
-            async with await anyio.create_unix_listener(place, mode=0o666) as listener:
+            listener = await anyio.create_unix_listener(place, mode=0o666, backlog=BACKLOG)
+            async with listener, anyio.create_task_group() as clients:
                 task_status.started()
                 with self._scope:
-                    await listener.serve(self._answer)
+                    await self._accept(listener, clients)
+                clients.cancel_scope.cancel()
         finally:
             place.unlink(missing_ok=True)
             self._ended.set()
@@ -113,15 +120,32 @@ class Door:
         with anyio.CancelScope(shield=True):
             await self._ended.wait()
 
+    async def _accept(self, listener: SocketListener, clients: TaskGroup) -> None:
+        """Take no more at once than a session may have, so that a hostile server takes no descriptors."""
+        places = anyio.Semaphore(self._gate.settings.connections)
+
+        async def answer(client: SocketStream) -> None:
+            async with client:
+                try:
+                    await self._answer(client)
+                except HUNG_UP:
+                    return
+                except Exception:
+                    # One connection's fault is not the gateway's: it ends, and the operator is told.
+                    logger.exception("a connection through the door of %s failed", self._place)
+                finally:
+                    places.release()
+
+        while True:
+            await places.acquire()
+            clients.start_soon(answer, await listener.accept())
+
     async def _answer(self, client: SocketStream) -> None:
-        async with client:
-            try:
-                await self._account.pace()
-                await self._serve(client)
-            except EgressRefused as refused:
-                await _tell(client, refused.verdict)
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
-                return  # it hung up
+        try:
+            await self._account.pace()
+            await self._serve(client)
+        except EgressRefused as refused:
+            await _tell(client, refused.verdict)
 
     async def _serve(self, client: SocketStream) -> None:
         asked, rest = await self._head(client)
@@ -210,7 +234,7 @@ class Door:
             except _Spent:
                 traffic.kind = "budget_spent"
                 watch.cancel()
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            except (*HUNG_UP, OSError):  # an end that cannot be passed on, since the other is gone
                 watch.cancel()
 
         with anyio.CancelScope(deadline=anyio.current_time() + settings.idle) as watch:

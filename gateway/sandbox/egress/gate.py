@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -92,7 +93,7 @@ class EgressGate:
         """Remove the sockets' folder."""
         folder, self._folder = self._folder, None
         if folder is not None:
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), suppress(FileNotFoundError):
                 await anyio.to_thread.run_sync(shutil.rmtree, folder)
 
     def new_place(self) -> Path:
