@@ -1,7 +1,9 @@
 """Runs inside a sandbox: makes a task's changes to a workspace. The gateway mounts it and never imports it.
 
-    change_files.py ROOT   on stdin one line {"changes": [{"kind", "path", "text"?, "source"?}]},
-                           on stdout one line {"results": [{"applied": bool, "reason": str}]}
+    change_files.py ROOT [SOURCE...]
+
+On stdin one line `{"changes": [{"kind", "path", "text"?, "source"?}]}`, where `source` counts the SOURCEs
+from 0; on stdout one line `{"results": [{"applied": bool, "reason": str}]}`.
 
 Standard library only. No link is followed, wherever it stands: folders on the way are opened one by one,
 a file is put in its place as a whole. What stands in the way is left alone and told.
@@ -97,7 +99,7 @@ def delete(root, change):
 def copy(root, change):
     """Copy a file, or what is in a folder, of the pack; a link there is copied as a link."""
     with parent_of(root, change["path"]) as (folder, name):
-        place(Path(change["source"]), folder, name)
+        place(Path(sys.argv[2 + change["source"]]), folder, name)
 
 
 def place(source, folder, name):

@@ -6,8 +6,9 @@ links above all, a change reaches nothing but the workspace. Decides nothing: th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from gateway.core.json_types import JsonObject, JsonValue
@@ -58,15 +59,15 @@ class EpisodeEvents:
 
     async def _change(self, due: _Due) -> list[JsonObject]:
         python, program = python_runtime(), Mount(data_folder("sandboxes") / "change_files.py", _PROGRAM_AT)
-        workspace = self.session.workspace
+        workspace, sources = self.session.workspace, self._sources(due)
         spec = SandboxSpec(
             name="events",
-            argv=(python.argv0, "-I", "-S", _PROGRAM_AT, workspace.path),
+            argv=(python.argv0, "-I", "-S", _PROGRAM_AT, workspace.path, *(s.target for s in sources)),
             env=dict(python.env),
-            mounts=(*python.mounts, program, *self._sources(due)),
+            mounts=(*python.mounts, program, *sources),
             cwd="/",
         )
-        changes: list[JsonValue] = [_told(number, event) for number, event in due]
+        changes = _told([event for _, event in due])
         verdict = await run_program(
             self.gateway.driver, "events", spec, workspace, dumps({"changes": changes}), _SECONDS
         )
@@ -82,9 +83,13 @@ class EpisodeEvents:
         ]
 
 
-def _told(number: int, event: TaskEvent) -> JsonObject:
-    change = event.change()
-    return change if event.copy_in is None else {**change, "source": f"{_SOURCE_AT}/{number}"}
+def _told(events: Iterable[TaskEvent]) -> list[JsonValue]:
+    """Return the changes as the program is told; one that copies counts the sources named to it."""
+    sources = count()
+    return [
+        event.change() if event.copy_in is None else {**event.change(), "source": next(sources)}
+        for event in events
+    ]
 
 
 def _shown(number: int, event: TaskEvent, result: JsonObject) -> JsonObject:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core.calls import LOCAL
-from gateway.core.episode import CallTool, Code, ListTools, StepResult, Submit
+from gateway.core.episode import CallTool, Code, ListTools, Snapshot, StepResult, Submit
 from gateway.core.task_choice import ResetRequest
 from gateway.runtime.episodes import Episodes, EpisodeSession
 from gateway.runtime.gateway import GatewaySettings
 from gateway.runtime.trajectories import TrajectoryFolder
+from gateway.sandbox.process import ProcessDriver
 from tests.support.gateways import copy_pack, served
 
 TASK = """
@@ -67,6 +68,24 @@ async def test_events_happen_before_the_step_they_name(tmp_path: Path) -> None:
         assert (await read(session, "docs2/kept.txt"), await read(session, "new.txt")) == ("kept\n", "n")
         end = await session.step(Submit("secret 5"))
         assert end.reward == 1.0
+
+
+async def test_code_events_and_forks_work_on_a_machine_that_isolates_nothing(tmp_path: Path) -> None:
+    folder = copy_pack("echo", tmp_path).folder
+    (folder / "tasks" / "news.yaml").write_text(
+        TASK + "  - {at_step: 2, copy: {from: fixtures/start/docs/kept.txt, to: a/b.txt}}\n"
+    )
+    training = GatewaySettings(mode="training")
+    async with served(tmp_path, settings=training, sandbox=ProcessDriver()) as gateway:
+        held = Episodes(gateway, cache_dir=tmp_path / "cache")
+        async with held.held("echo", LOCAL, None) as session:
+            await session.reset(ResetRequest(task="news", seed=5))
+            wrote = await session.step(Code("open('c.txt', 'w').write(echo(text='x')); open('c.txt').read()"))
+            assert wrote.observation["result"] == "x"
+            assert (await session.step(Code("open('a/b.txt').read()"))).observation["result"] == "kept\n"
+            snapshot = (await session.step(Snapshot())).observation["snapshot_id"]
+            await session.reset(ResetRequest(snapshot=str(snapshot)))
+            assert (await session.step(Code("open('c.txt').read()"))).observation["result"] == "x"
 
 
 async def test_an_event_follows_the_first_answer_of_its_tool_once(tmp_path: Path) -> None:
