@@ -101,7 +101,7 @@ class Reloader:
                 raise UsageError(f"{file}: {message}")
 
     def _swap(self, pack: Pack, policy: CompiledPolicy) -> None:
-        self.gateway.packs[pack.name].in_force.swap(policy)
+        self.gateway.packs[pack.name].in_force.swap(policy, self.gateway.clock.now())
         self.say(f"pack {pack.name!r}: policy {policy.file} is in force, sha256 {policy.sha256}")
 
     def _sources(self) -> Iterator[tuple[Path, list[Pack]]]:

@@ -110,6 +110,8 @@ class Gateway:
         egress: EgressDesk,
     ) -> None:
         self.packs = packs
+        for served in packs.values():
+            served.in_force.since = clock.now()
         self.driver = driver
         self.clock = clock
         self.settings = settings

@@ -159,6 +159,12 @@ class GatewayCollector(Collector):
             for name, served in self._gateway.packs.items()
         }
         yield _gauges("sandgate_policy_info", "The policy in force.", labels, told)
+        yield _gauges(
+            "sandgate_policy_since_timestamp_seconds",
+            "When the policy in force was put there.",
+            ("pack",),
+            self._since(),
+        )
         refused = {
             (name,): int(served.in_force.refused is not None) for name, served in self._gateway.packs.items()
         }
@@ -174,6 +180,9 @@ class GatewayCollector(Collector):
             ("pack", "result"),
             self._reloads(),
         )
+
+    def _since(self) -> dict[tuple[str, ...], float]:
+        return {(name,): served.in_force.since for name, served in self._gateway.packs.items()}
 
     def _reloads(self) -> Iterator[tuple[tuple[str, ...], int]]:
         for name, served in self._gateway.packs.items():

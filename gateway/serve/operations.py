@@ -26,7 +26,8 @@ def operation_routes(readiness: Callable[[], Readiness]) -> list[Route]:
     async def ready(request: Request) -> Response:
         now = readiness()
         detail = {} if known_principal(request.scope) is None else now.detail
-        headers = {} if now.ready else {"Retry-After": "5"}
+        # Whoever asks with a token sees more than others: no cache may mix them up.
+        headers = {"Cache-Control": "no-store"} | ({} if now.ready else {"Retry-After": "5"})
         return JSONResponse({"ready": now.ready, **detail}, 200 if now.ready else 503, headers)
 
     return [Route("/health", health), Route("/ready", ready)]

@@ -92,6 +92,8 @@ async def test_a_refused_policy_is_told_until_a_sound_one_takes_its_place(tmp_pa
         assert told["sandgate_policy_refused", "echo"] == wrong
         reloads = [told["sandgate_policy_reloads_total", "echo", how] for how in ("in_force", "refused")]
         assert tuple(reloads) == counts
+    since = [told["sandgate_policy_since_timestamp_seconds", "echo"] for told in (before, refused, after)]
+    assert 1_700_000_000 < since[0] == since[1] < since[2]
 
 
 async def test_sessions_sandboxes_and_the_ledger_are_told_as_they_are_now(tmp_path: Path) -> None:

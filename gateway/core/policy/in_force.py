@@ -15,17 +15,18 @@ class PolicyInForce:
     """What judges the calls of a pack that begin from now on; shared by all its sessions.
 
     `refused` says what is wrong with the file that was to take its place, `None` where nothing is.
-    `reloads` and `refusals` count since the start.
+    `reloads` and `refusals` count since the start; `since` is when it was put in force, in unix seconds.
     """
 
     policy: CompiledPolicy
     refused: str | None = None
     reloads: int = 0
     refusals: int = 0
+    since: float = 0.0
 
-    def swap(self, policy: CompiledPolicy) -> None:
+    def swap(self, policy: CompiledPolicy, now: float = 0.0) -> None:
         """Let `policy` judge from now on; calls in flight keep the one they were judged by."""
-        self.policy, self.refused = policy, None
+        self.policy, self.refused, self.since = policy, None, now
         self.reloads += 1
 
     def refuse(self, why: str) -> None:
