@@ -176,6 +176,7 @@ class NoSandboxes:
     """A driver on a machine that is out of sandboxes."""
 
     name = "none"
+    limited_by = "nothing"
 
     async def __aenter__(self) -> NoSandboxes:
         return self

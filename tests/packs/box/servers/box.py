@@ -18,13 +18,13 @@ NAMES = ("take", "give", "other")
 
 
 def called(params: JsonObject) -> JsonObject:
-    arguments = params.get("arguments") or {}
+    arguments: JsonObject = params.get("arguments") or {}
     said = arguments.get("text", "") if params["name"] == "give" else json.dumps(arguments)
     return {"content": [{"type": "text", "text": said}], "structuredContent": {"got": arguments}}
 
 
 def answer(message: JsonObject) -> JsonObject:
-    params = message.get("params") or {}
+    params: JsonObject = message.get("params") or {}
     match message["method"]:
         case "initialize":
             return {
