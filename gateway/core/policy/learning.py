@@ -10,13 +10,16 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from gateway.core.decisions import Effect
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.policy.compile import compile_policy
+from gateway.core.policy.identities import identities_in, names_credential
 from gateway.core.policy.reading import load_policy
 from gateway.core.policy.recorded import RecordedCall, Recording
 from gateway.core.policy.rejudging import rejudge
 from gateway.core.policy.request import PackFacts
-from gateway.core.policy.samples import Learned, Noted, Samples, learn_matchers
+from gateway.core.policy.samples import Learned, Noted, Samples, counted, learn_matchers
+from gateway.core.policy.secret_shapes import secret_finder
 from gateway.core.policy.writing import write_policy
 
 __all__ = ["HeldOut", "Proposal", "learn", "propose", "split_sessions"]
@@ -33,6 +36,7 @@ class HeldOut:
     sessions: int
     calls: int
     allowed: int
+    asked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Proposal:
         if held.sessions:
             told.append(
                 f"of {held.calls} calls in {held.sessions} sessions held out, it would allow {held.allowed}"
+                + (f" and ask about {held.asked}" if held.asked else "")
             )
         else:
             told.append("nothing was held out: record two sessions or more to see how well it fits others")
@@ -81,7 +86,7 @@ def learn(recording: Recording, facts: PackFacts) -> Proposal:
         calls=len(ran),
         sessions=_sessions(ran),
         tools=len(_by_tool(ran)),
-        held_out=HeldOut(_sessions(others.calls), len(others.calls), _allowed(text, others, facts)),
+        held_out=_held_out(text, others, facts),
         refused=sum(not call.ran for call in recording.calls),
     )
 
@@ -103,9 +108,15 @@ def split_sessions(recording: Recording) -> tuple[list[RecordedCall], list[Recor
     )
 
 
-def _allowed(text: str, recording: Recording, facts: PackFacts) -> int:
+def _held_out(text: str, recording: Recording, facts: PackFacts) -> HeldOut:
     policy = compile_policy(load_policy(text, PROPOSAL), facts)
-    return sum(decision.allowed for decision in rejudge(policy, recording, facts))
+    decisions = list(rejudge(policy, recording, facts))
+    return HeldOut(
+        sessions=_sessions(recording.calls),
+        calls=len(decisions),
+        allowed=sum(decision.allowed for decision in decisions),
+        asked=sum(decision.effect is Effect.ASK for decision in decisions),
+    )
 
 
 def _by_tool(calls: Sequence[RecordedCall]) -> Mapping[tuple[str, str], list[RecordedCall]]:
@@ -129,7 +140,8 @@ def _rules(groups: Mapping[tuple[str, str], list[RecordedCall]], facts: PackFact
     for (server, tool), calls in groups.items():
         note = f"{_times(len(calls), 'call')} in {_times(_sessions(calls), 'session')}"
         pattern = f"{_literal(server)}.{_literal(tool)}"
-        always, sometimes, never = _arguments(server, tool, calls, facts)
+        values = _values(calls)
+        always, sometimes, never = _arguments(server, tool, calls, values, facts)
         args = {**always, **never}
         rule: dict[str, Learned] = {
             "id": _identifier(f"{server}.{tool}", ids),
@@ -148,23 +160,60 @@ def _rules(groups: Mapping[tuple[str, str], list[RecordedCall]], facts: PackFact
                 "",
             )
 
+        for argument, seen in _identities(server, values, facts).items():
+            yield Noted(
+                {
+                    "id": _identifier(f"{server}.{tool}-new-{argument}", ids),
+                    "ask": pattern,
+                    "args": {argument: seen},
+                    "why": "a credential" if names_credential(argument) else "none of those that were seen",
+                },
+                "",
+            )
 
-def _arguments(
-    server: str, tool: str, calls: Sequence[RecordedCall], facts: PackFacts
-) -> tuple[dict[str, Noted], dict[str, Noted], dict[str, Noted]]:
-    """Return what is proposed for the arguments that every call has, that some have, and that none has."""
+
+def _identities(
+    server: str, values: Mapping[str, Sequence[JsonValue]], facts: PackFacts
+) -> dict[str, dict[str, Learned]]:
+    """Return what arguments are when they name somebody, or some place, never seen, or a credential."""
+    kinds = facts.kinds.get(server, {})
+    found: dict[str, dict[str, Learned]] = {}
+    for argument in sorted(values):
+        texts, lists = identities_in(argument, values[argument])
+        if names_credential(argument):
+            found[argument] = {"type": "string"}
+        elif texts and argument not in kinds and not any(map(secret_finder(), texts)):
+            others: dict[str, Learned] = {"not_in": counted(texts)}
+            found[argument] = {"items": {"any": others}} if lists else others
+    return found
+
+
+def _values(calls: Sequence[RecordedCall]) -> dict[str, list[JsonValue]]:
+    """Return every value of each argument that a policy can name."""
     values: dict[str, list[JsonValue]] = {}
     for call in calls:
         for argument, value in call.arguments.items():
             if _can_be_named(argument):
                 values.setdefault(argument, []).append(value)
+    return values
+
+
+def _arguments(
+    server: str,
+    tool: str,
+    calls: Sequence[RecordedCall],
+    values: Mapping[str, Sequence[JsonValue]],
+    facts: PackFacts,
+) -> tuple[dict[str, Noted], dict[str, Noted], dict[str, Noted]]:
+    """Return what is proposed for the arguments that every call has, that some have, and that none has."""
     kinds = facts.kinds.get(server, {})
     always: dict[str, Noted] = {}
     sometimes: dict[str, Noted] = {}
     for argument in sorted(values):
         samples = Samples(tuple(values[argument]), kinds.get(argument), facts.workspace)
         group = always if len(samples.values) == len(calls) else sometimes
-        group[argument] = Noted(learn_matchers(samples), _times(len(samples.values), "call"))
+        matchers = {"type": "string"} if names_credential(argument) else learn_matchers(samples)
+        group[argument] = Noted(matchers, _times(len(samples.values), "call"))
     properties = facts.tools.get(server, {}).get(tool, {}).get("properties")
     known = sorted(properties) if isinstance(properties, dict) else []
     unseen = [name for name in known if name not in values and _can_be_named(name)]

@@ -13,11 +13,12 @@ from typing import TypeAlias
 
 from gateway.core.json_types import JsonValue
 from gateway.core.policy.roots import common_roots
+from gateway.core.policy.secret_shapes import secret_finder
 from gateway.core.policy.sql import only_reads
 from gateway.core.policy.unfit import Unfit
 from gateway.core.policy.urls import split_url
 
-__all__ = ["Learned", "Noted", "Samples", "learn_matchers"]
+__all__ = ["Learned", "Noted", "Samples", "counted", "learn_matchers"]
 
 _MOST_ENUM = 8
 _ENUM_SEEN = 3
@@ -74,7 +75,7 @@ def _of_kind(texts: Sequence[str], samples: Samples) -> dict[str, Learned] | Non
         case "url":
             return _urls(texts)
         case "host":
-            return {"host": _counted(texts)} if len(set(texts)) <= _MOST_HOSTS else None
+            return {"host": counted(texts)} if len(set(texts)) <= _MOST_HOSTS else None
         case "sql":
             return {"sql": {"read_only": True}} if all(only_reads(text) is True for text in texts) else None
         case "command":
@@ -95,8 +96,8 @@ def _urls(texts: Sequence[str]) -> dict[str, Learned] | None:
     if len(urls) < len(texts) or len(hosts) > _MOST_HOSTS:
         return None
     return {
-        "scheme": _counted([url.scheme for url in urls]),
-        "host": _counted([url.host for url in urls]),
+        "scheme": counted([url.scheme for url in urls]),
+        "host": counted([url.host for url in urls]),
         "max_len": _headroom(max(map(len, texts))),
     }
 
@@ -117,6 +118,8 @@ def _enum(values: Sequence[JsonValue]) -> dict[str, Learned] | None:
     counts = Counter(json.dumps(value) for value in values)
     if len(counts) > _MOST_ENUM or len(values) < _ENUM_SEEN * len(counts):
         return None
+    if any(map(secret_finder(), values)):
+        return None  # a policy is read by many
     return {"in": [Noted(json.loads(text), _seen(count)) for text, count in sorted(counts.items())]}
 
 
@@ -160,11 +163,12 @@ def _types(values: Sequence[JsonValue]) -> dict[str, Learned]:
     if names == ["object"]:
         keys = [key for value in values if isinstance(value, dict) for key in value]
         if keys:
-            found["keys"] = _counted(keys)
+            found["keys"] = counted(keys)
     return found
 
 
-def _counted(texts: Sequence[str]) -> list[Learned]:
+def counted(texts: Sequence[str]) -> list[Learned]:
+    """Return the texts in order, each once, noted with how often it was seen."""
     return [Noted(text, _seen(count)) for text, count in sorted(Counter(texts).items())]
 
 

@@ -123,6 +123,50 @@ def test_every_line_says_how_often_it_was_seen() -> None:
     assert "          - /workspace/src  # seen 3 times" in text
 
 
+def sent(arguments: dict[str, Any]) -> RecordedCall:
+    return recorded("mail.send", **arguments)
+
+
+def decisions(proposal: Proposal, *calls: RecordedCall) -> list[str]:
+    policy = compile_policy(load_policy(proposal.text, "p.yaml"), FACTS)
+    return [decision.effect.value for decision in rejudge(policy, Recording(calls), FACTS)]
+
+
+@pytest.mark.parametrize(
+    ("argument", "seen", "new"),
+    [
+        ("recipients", [["ann@example.com"], ["bob@example.com", "ann@example.com"]], ["eve@example.net"]),
+        ("payTo", ["DE89370400440532013000", "GB29NWBK60161331926819"], "FR7630006000011234567890189"),
+        ("page", ["https://example.com/a", "www.example.org/b"], "https://example.net/c"),
+        ("cc", ["ann", "bob"], "eve"),
+    ],
+)
+def test_whom_and_where_it_has_not_seen_it_has_looked_at(argument: str, seen: list[Any], new: Any) -> None:
+    proposal = proposed(*(sent({argument: value, "body": "x"}) for value in seen))
+    again = [sent({argument: value, "body": "y"}) for value in (*seen, new)]
+    assert decisions(proposal, *again) == ["allow", "allow", "ask"]
+
+
+def test_of_a_list_one_stranger_is_enough_to_ask() -> None:
+    proposal = proposed(recorded("mail.send", to=["ann@example.com", "bob@example.com"]))
+    assert decisions(proposal, recorded("mail.send", to=["ann@example.com", "eve@example.net"])) == ["ask"]
+
+
+@pytest.mark.parametrize("argument", ["body", "query", "title"])
+def test_free_text_is_no_address(argument: str) -> None:
+    proposal = proposed(*(sent({argument: text}) for text in ("hello", "a@b is not one")))
+    assert decisions(proposal, sent({argument: "other"})) == ["allow"]
+
+
+def test_credentials_are_asked_for_and_never_written_down() -> None:
+    token = "ghp_" + "a1B2" * 9
+    calls = [recorded("user.set", new_password="hunter2hunter2", note=token) for _ in range(5)]
+    proposal = proposed(*calls)
+    assert "hunter2" not in proposal.text
+    assert token not in proposal.text
+    assert decisions(proposal, calls[0]) == ["ask"]
+
+
 def test_calls_that_did_not_run_teach_nothing() -> None:
     proposal = proposed(recorded("fs.list", path="/workspace"), recorded("fs.rm", path="/", ran=False))
     assert list(rules_of(proposal)) == ["fs.list"]
