@@ -179,7 +179,7 @@ def _step_line(step: StepResult) -> str:
 def _run_replay(plan: Plan, file: Path, policy: Path | None, form: Format) -> None:
     from gateway.cli.files import read_text
     from gateway.cli.policies import policies_of
-    from gateway.core.replay import differences, read_trajectory
+    from gateway.core.replay import all_differences, read_trajectory
 
     recorded = read_trajectory(read_text(file), str(file))
     (pack, own), *_ = plan.packs
@@ -189,11 +189,7 @@ def _run_replay(plan: Plan, file: Path, policy: Path | None, form: Format) -> No
     judging = _as_recorded(recorded, own, new)
     played = _played_again(replace(plan, packs=((pack, judging),)), recorded, file)
     now = [step.wire() for step in played.steps]
-    found = [
-        difference
-        for step, wire in zip(recorded.steps, now, strict=False)
-        for difference in differences(step, wire)
-    ]
+    found = all_differences(recorded, now)
     changes = _changes(recorded, played, now, judging, new)
     _report(form, len(now), found, changes)
 

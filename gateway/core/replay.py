@@ -20,11 +20,24 @@ __all__ = [
     "RecordedEpisode",
     "RecordedOrigin",
     "RecordedStep",
+    "all_differences",
     "decided_calls",
     "differences",
     "read_trajectory",
 ]
 
+_TOLD: dict[str, tuple[type, ...]] = {
+    "pack": (str,),
+    "task": (str, type(None)),
+    "seed": (int,),
+    "step": (int,),
+    "observation": (dict,),
+    "metadata": (dict,),
+    "done": (bool,),
+    "reward": (int, float, type(None)),
+}
+"""What every line tells, and of which type."""
+_OF_THE_EPISODE = ("session_id", "episode_id", "pack", "task", "seed", "policy_sha256")
 _ENDS = ("done_reason", "truncated", "truncated_reason", "rubric", "events", "step_rewards")
 _APART = frozenset({"reward", "done", "metadata"})
 _DECIDED = ("effect", "code", "rule")
@@ -101,12 +114,12 @@ def read_trajectory(text: str, file: str) -> RecordedEpisode:
     parsed = [_line(line, f"{file}:{number}") for number, line in lines]
     _check_one_episode(parsed, file)
     first = parsed[0]
-    task, policy = first.get("task"), first.get("policy_sha256")
-    seed = first.get("seed")
+    task, policy, seed = first["task"], first.get("policy_sha256"), first["seed"]
+    assert isinstance(seed, int)
     return RecordedEpisode(
-        pack=str(first.get("pack")),
+        pack=str(first["pack"]),
         task=task if isinstance(task, str) else None,
-        seed=seed if isinstance(seed, int) else 0,
+        seed=seed,
         policy_sha256=policy if isinstance(policy, str) else None,
         steps=tuple(_step(line) for line in parsed),
         origin=_origin(first.get("origin")),
@@ -126,11 +139,15 @@ def _line(line: str, where: str) -> JsonObject:
         raise UsageError(f"{where}: {error}") from None
     if not isinstance(value, dict) or not isinstance(value.get("action"), dict):
         raise UsageError(f"{where}: not a step of a trajectory: each line is an object with 'action'")
+    for name, kinds in _TOLD.items():
+        if type(value.get(name)) not in kinds:  # a bool is no number
+            known = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise UsageError(f"{where}: not a step of a trajectory: {name!r} has to be {known}")
     return value
 
 
 def _check_one_episode(lines: Sequence[JsonObject], file: str) -> None:
-    if len({(str(line.get("session_id")), str(line.get("episode_id"))) for line in lines}) > 1:
+    if len({tuple(str(line.get(name)) for name in _OF_THE_EPISODE) for line in lines}) > 1:
         raise UsageError(f"{file}: steps of several episodes: give one episode a file")
     if [line.get("step") for line in lines] != list(range(1, len(lines) + 1)):
         raise UsageError(f"{file}: steps are missing or out of order: the first is 1, each next one more")
@@ -141,6 +158,19 @@ def _step(line: JsonObject) -> RecordedStep:
     assert isinstance(action, dict)
     assert isinstance(number, int)
     return RecordedStep(number, action, line)
+
+
+def all_differences(recorded: RecordedEpisode, now: Sequence[JsonObject]) -> list[Difference]:
+    """Return what differs in the answers of a re-execution; a step it did not come to has none at all."""
+    found = [
+        difference
+        for step, wire in zip(recorded.steps, now, strict=False)
+        for difference in differences(step, wire)
+    ]
+    missing = recorded.steps[len(now) :]
+    return found + [
+        Difference(step.number, "observation", step.wire["observation"], None) for step in missing
+    ]
 
 
 def differences(step: RecordedStep, now: JsonObject) -> Iterator[Difference]:

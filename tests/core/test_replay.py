@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.replay import RecordedEpisode, differences, read_trajectory
+from gateway.core.replay import RecordedEpisode, all_differences, differences, read_trajectory
 from gateway.errors import UsageError
 
 POLICY = {
@@ -97,3 +97,36 @@ def test_a_difference_shows_both_values() -> None:
 def test_what_is_no_trajectory_is_refused_with_its_place(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         read_trajectory(text, "t.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("edited", "said"),
+    [
+        ({"seed": True}, "'seed' has to be int"),
+        ({"seed": "7"}, "'seed' has to be int"),
+        ({"pack": None}, "'pack' has to be str"),
+        ({"task": 3}, "'task' has to be str or null"),
+        ({"step": True}, "'step' has to be int"),
+        ({"observation": []}, "'observation' has to be dict"),
+        ({"metadata": None}, "'metadata' has to be dict"),
+        ({"done": 0}, "'done' has to be bool"),
+        ({"reward": "1"}, "'reward' has to be int or float or null"),
+    ],
+)
+def test_a_line_that_was_edited_out_of_shape_is_refused_with_its_place(edited: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=rf"^t\.jsonl:2: .*{said}$"):
+        read(line(1), line(2, **edited))
+
+
+@pytest.mark.parametrize("edited", [{"seed": 8}, {"task": "other"}, {"pack": "git"}, {"policy_sha256": "cd"}])
+def test_lines_that_tell_of_different_episodes_are_refused(edited: Any) -> None:
+    with pytest.raises(UsageError, match="several episodes"):
+        read(line(1), line(2, **edited))
+
+
+def test_steps_that_a_re_execution_does_not_come_to_are_differences() -> None:
+    episode = read(line(1), line(2))
+    [missing] = all_differences(episode, [answer()])
+    assert (missing.step, missing.field, missing.now) == (2, "observation", None)
+    assert missing.recorded == answer()["observation"]
+    assert all_differences(episode, [answer(), answer()]) == []
