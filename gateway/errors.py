@@ -123,7 +123,7 @@ class TooManySessions(ClientError):
     status = 503
 
     def __init__(self, limit: int, what: str, retry_after: int = 5) -> None:
-        self.retry_after = retry_after
+        self.limit, self.retry_after = limit, retry_after
         super().__init__(f"{what} already has {limit} sessions: close one or retry in {retry_after} s")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from gateway.core.calls import LOCAL
@@ -18,6 +20,7 @@ from gateway.runtime.episodes import Episodes, EpisodeSession, EpisodeSettings
 from gateway.runtime.gateway import GatewaySettings
 from gateway.runtime.snapshots import UnknownSnapshot
 from tests.support.gateways import served
+from tests.support.process_table import descendants
 
 
 @asynccontextmanager
@@ -128,3 +131,24 @@ async def test_a_workspace_nested_beyond_reading_is_told_and_the_episode_goes_on
         state: Any = await session.state()
         assert state["metadata"]["workspace_digest"] is None
         assert (await session.step(CallTool("echo", {"text": "on"}))).observation["error"] is None
+
+
+async def test_code_and_snapshots_leave_no_descriptor_and_no_process_behind(tmp_path: Path) -> None:
+    async def play(held: Episodes) -> None:
+        async with held.held("echo", LOCAL, None) as session:
+            await session.step(Code("import subprocess; subprocess.Popen(['sleep', '60']); echo('x')"))
+            snapshot, _ = await taken(session)
+            await session.step(Code("import os; os._exit(1)"))
+            await session.reset(ResetRequest(snapshot=snapshot))
+            await session.step(Code("while True: pass"), 0.1)
+
+    async with episodes(tmp_path) as held:
+        await play(held)
+        before, below = len(list(Path("/proc/self/fd").iterdir())), len(descendants(os.getpid()))
+        for _ in range(4):
+            await play(held)
+        with anyio.move_on_after(5):
+            while len(descendants(os.getpid())) > below:  # noqa: ASYNC110 - the kernel tells nobody
+                await anyio.sleep(0.02)
+        assert len(descendants(os.getpid())) <= below
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before

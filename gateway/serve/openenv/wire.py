@@ -302,7 +302,7 @@ def error_frame(error: SandgateError) -> tuple[JsonObject, bool]:
     if isinstance(error, WireError) and error.errors:
         data["errors"] = error.errors
     if isinstance(error, TooManySessions):
-        data["retry_after"] = error.retry_after
+        data |= {"retry_after": error.retry_after, "max_sessions": error.limit}
     return {"type": "error", "data": data}, code in _FATAL
 
 
