@@ -187,6 +187,11 @@ def launch_of(server: ServerSpec) -> tuple[str, ...]:
     if server.command is not None:
         needs = (f"requirements:{','.join(server.requirements)}",) if server.requirements is not None else ()
         return (*needs, *server.command, *server.args)
+    if server.url is not None:
+        # What decides whom the gateway talks to, and as whom; the secrets themselves are nobody's to lock.
+        known = [f"header:{name.lower()}={value}" for name, value in sorted(server.headers.items())]
+        oauth = [f"oauth:{server.oauth.token_url} {server.oauth.client_id}"] if server.oauth else []
+        return (f"url:{server.url}", *known, *oauth)
     entry = (server.entry,) if server.entry else ()
     return (f"{server.source}:{getattr(server, server.source)}", *entry, *server.args)
 

@@ -69,6 +69,13 @@ def _host_port(text: str) -> str:
 _Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 _ServerId: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 _Argument: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00-\x20\x7f]{1,128}$")]
+_HeaderName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+_HeaderValue: TypeAlias = Annotated[str, Field(pattern=r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$")]
+_SECRET_IN = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_OWN_HEADERS = frozenset(
+    {"host", "content-type", "content-length", "accept", "connection", "transfer-encoding"}
+    | {"mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name"}
+)
 _EnvName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 _NoNul: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 _Requirement: TypeAlias = Annotated[str, AfterValidator(_matching(_REQUIREMENT, "name==version"))]
@@ -94,12 +101,25 @@ class StandIn(FrozenModel):
         return self
 
 
+class OAuthClient(FrozenModel):
+    """How the operator gets tokens for a server at a URL: OAuth client credentials.
+
+    `client_secret` names a secret of the server.
+    """
+
+    token_url: Annotated[str, Field(pattern=r"^https?://")]
+    client_id: Annotated[str, Field(min_length=1)]
+    client_secret: _EnvName
+    scope: str | None = None
+
+
 class ServerSpec(FrozenModel):
     """One MCP server of a toolpack.
 
     Exactly one of `command`, `pypi`, `npm`, `image` and `url` says what it is. `startup_timeout`
     and `call_timeout` are seconds (`None`: the gateway's own). `secrets` are names; their values
     are never in a manifest. `requirements` is `None` where the server takes the default environment.
+    `headers` (with `${SECRET}` in them) and `oauth` are how the operator is known to a server at a URL.
     """
 
     command: Annotated[Many[Word], Field(min_length=1)] | None = None
@@ -118,6 +138,8 @@ class ServerSpec(FrozenModel):
     kinds: Mapping[Kind, Many[_Argument]] = Field(default_factory=dict[Kind, tuple[str, ...]])
     fork_server: bool = False
     training: StandIn | None = None
+    headers: Mapping[_HeaderName, _HeaderValue] = Field(default_factory=dict[str, str])
+    oauth: OAuthClient | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ServerSpec:
@@ -135,6 +157,7 @@ class ServerSpec(FrozenModel):
         if self.training and (both := sorted(set(self.secrets) & set(self.training.env))):
             raise ValueError(f"{both[0]} is in 'training' and in 'secrets': secrets have no value here")
         _one_kind_each(self.kinds)
+        _of_urls(self)
         return self
 
     def in_training(self) -> ServerSpec:
@@ -171,6 +194,22 @@ class ServerSpec(FrozenModel):
     def kind_of(self) -> dict[str, Kind]:
         """Return argument -> kind for every argument that has one."""
         return {argument: kind for kind, arguments in self.kinds.items() for argument in arguments}
+
+
+def _of_urls(server: ServerSpec) -> None:
+    if server.url is None:
+        if server.headers or server.oauth is not None:
+            raise ValueError("'headers' and 'oauth' are for servers at a 'url'")
+        return
+    if server.args or server.env:
+        raise ValueError("a server at a 'url' has no 'args' and no 'env'")
+    named = {match for value in server.headers.values() for match in _SECRET_IN.findall(value)}
+    if server.oauth is not None:
+        named.add(server.oauth.client_secret)
+    if unnamed := sorted(named - set(server.secrets)):
+        raise ValueError(f"{unnamed[0]} is not among the server's 'secrets'")
+    if taken := sorted({name.lower() for name in server.headers} & _OWN_HEADERS):
+        raise ValueError(f"the header {taken[0]!r} is the gateway's own to write")
 
 
 def _one_kind_each(kinds: Mapping[Kind, tuple[str, ...]]) -> None:
@@ -295,6 +334,6 @@ def unsupported(manifest: Manifest, document: Document) -> list[Problem]:
 def _unsupported(manifest: Manifest, document: Document) -> Iterator[Problem]:
     for server_id, server in manifest.servers.items():
         at = ("servers", server_id)
-        if server.source in ("image", "url"):
-            message = f"this build runs command, pypi and npm servers, not {server.source!r}"
+        if server.source == "image":
+            message = "this build runs command, pypi, npm and url servers, not 'image'"
             yield document.problem((*at, server.source), "unsupported", message)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 from gateway.core.json_types import JsonObject, JsonValue
 
-__all__ = ["MASK", "mask", "mask_object"]
+__all__ = ["MASK", "filled", "mask", "mask_object"]
 
 MASK = "[secret]"
+_NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def mask(value: JsonValue, secrets: tuple[str, ...]) -> JsonValue:
@@ -20,6 +24,11 @@ def mask(value: JsonValue, secrets: tuple[str, ...]) -> JsonValue:
     if isinstance(value, dict):
         return mask_object(value, secrets)
     return value
+
+
+def filled(text: str, secrets: Mapping[str, str]) -> str:
+    """Return `text` with each `${NAME}` replaced by that secret's value; one that is not there stays."""
+    return _NAMED.sub(lambda match: secrets.get(match[1], match[0]), text)
 
 
 def mask_object(value: JsonObject, secrets: tuple[str, ...]) -> JsonObject:

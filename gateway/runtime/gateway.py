@@ -31,7 +31,7 @@ from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack
 from gateway.runtime.peer import NOBODY, ClientFacts, ClientPeer
 from gateway.runtime.pool_shelf import PoolSettings
-from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_pack
+from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_packs
 from gateway.runtime.sessions import Session, SessionTable, named_session_id, new_session_id
 from gateway.runtime.tally import CallTally, CommitTally, EgressTally
 from gateway.runtime.upstream import Announced
@@ -462,18 +462,9 @@ async def open_gateway(
     """
     async with gate or EgressGate(settings.egress) as opened:
         egress = EgressDesk(opened, ledger, tuple(settings.secrets.values()))
-        served = {
-            pack.name: await serve_pack(
-                pack,
-                policy,
-                driver=driver,
-                installer=installer,
-                settings=settings.serving(),
-                say=say,
-                egress=egress,
-            )
-            for pack, policy in packs
-        }
+        served = await serve_packs(
+            packs, driver=driver, installer=installer, settings=settings.serving(), say=say, egress=egress
+        )
         async with anyio.create_task_group() as tasks:
             gateway = Gateway(
                 served,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import SocketStream, TaskGroup
 
 from gateway.core.calls import FailureKind
 from gateway.core.json_types import JsonObject
@@ -21,6 +21,7 @@ from gateway.errors import SandboxError
 from gateway.runtime.egress import SessionEgress
 from gateway.runtime.opening import KnownEras, Offers, WrongEra
 from gateway.runtime.peer import NOBODY, ClientFacts, Era, Standing
+from gateway.runtime.remote import RemoteEndpoint, RemoteServer
 from gateway.runtime.upstream import Announced, Upstream, UpstreamFailure, UpstreamSettings
 from gateway.sandbox.contract import Sandbox, SandboxDriver, SandboxSpec, Workspace, WorkspaceSpec
 from gateway.sandbox.egress import Door
@@ -35,13 +36,14 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 class ServerPlan:
     """How to run one server: what to isolate, its deadlines, and the hosts it may reach.
 
-    `eras` are what it was found to speak.
+    `remote` is where it is, if it does not run here; `eras` are what it was found to speak.
     """
 
     name: str
     spec: SandboxSpec
     settings: UpstreamSettings
     egress: tuple[HostRule, ...] = ()
+    remote: RemoteEndpoint | None = None
     eras: KnownEras = field(default_factory=KnownEras, compare=False)
 
 
@@ -251,11 +253,24 @@ class Lease:
 
     async def _acquire(self, plan: ServerPlan) -> Sandbox:
         """Start the server's program, with a door of its own where it may reach something."""
+        if plan.remote is not None:
+            return await self._reached(plan, plan.remote)
         await self._close_door(plan.name)
         if not plan.egress or self._egress is None:
             return await self._driver.acquire(plan.spec, self.workspace)
         door = self._doors[plan.name] = await self._egress.open(plan.name, plan.egress, self._tasks)
         return await self._driver.acquire(door.fit(plan.spec), self.workspace)
+
+    async def _reached(self, plan: ServerPlan, endpoint: RemoteEndpoint) -> Sandbox:
+        """Begin a conversation with a server elsewhere, through the egress gate."""
+        if self._egress is None:
+            raise SandboxError("a server at a URL is reached by 'sandgate serve' only")
+        way, recorder = self._egress, self._egress.recorder(plan.name)
+
+        async def connect(host: str, port: int) -> SocketStream:
+            return await way.desk.gate.open_checked(host, port, plan.egress, recorder)
+
+        return await RemoteServer(endpoint, connect, plan.settings.max_result).start(self._tasks)
 
     async def _close_door(self, name: str) -> None:
         door = self._doors.pop(name, None)

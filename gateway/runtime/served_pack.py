@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from gateway.core.policy.grants import Granted, granted
 from gateway.core.policy.in_force import PolicyInForce
 from gateway.core.policy.request import ServerNeeds
 from gateway.core.seeding import SEED_MARK, SEED_VARIABLE
-from gateway.errors import SandboxError, UsageError
+from gateway.errors import SandboxError, SandgateError, UsageError
 from gateway.runtime.egress import EgressDesk
 from gateway.runtime.leases import Lease, ServerPlan
 from gateway.runtime.opening import Offers
@@ -26,6 +26,7 @@ from gateway.runtime.pack_checks import check_lock_for_stand_ins, check_stand_in
 from gateway.runtime.packages import Installer, Program
 from gateway.runtime.packs import Pack, prepare_seed, write_lock
 from gateway.runtime.peer import ClientFacts
+from gateway.runtime.remote_plan import hosts_of, remote_endpoint
 from gateway.runtime.upstream import UpstreamFailure, UpstreamSettings
 from gateway.sandbox.contract import Limits, Preload, SandboxDriver, SandboxSpec, Snapshot, WorkspaceSpec
 
@@ -37,6 +38,7 @@ __all__ = [
     "list_servers",
     "plan_servers",
     "serve_pack",
+    "serve_packs",
     "server_needs",
 ]
 
@@ -120,6 +122,39 @@ class ServedPack:
         return _fitted(self.plans, env)
 
 
+async def serve_packs(
+    packs: Sequence[tuple[Pack, CompiledPolicy]],
+    *,
+    driver: SandboxDriver,
+    installer: Installer,
+    settings: ServingSettings,
+    say: Callable[[str], None],
+    egress: EgressDesk | None = None,
+) -> dict[str, ServedPack]:
+    """Bring packs up all at once; return them by name, in their order. Raises as `serve_pack` does.
+
+    Of several that cannot be served, the first in order is the one told of.
+    """
+    served: dict[str, ServedPack] = {}
+    faults: dict[str, SandgateError] = {}
+
+    async def one(pack: Pack, policy: CompiledPolicy) -> None:
+        try:
+            served[pack.name] = await serve_pack(
+                pack, policy, driver=driver, installer=installer, settings=settings, say=say, egress=egress
+            )
+        except SandgateError as fault:
+            faults[pack.name] = fault
+
+    async with anyio.create_task_group() as tasks:
+        for pack, policy in packs:
+            tasks.start_soon(one, pack, policy)
+    for pack, _ in packs:
+        if pack.name in faults:
+            raise faults[pack.name]
+    return {pack.name: served[pack.name] for pack, _ in packs}
+
+
 async def serve_pack(
     pack: Pack,
     policy: CompiledPolicy,
@@ -155,6 +190,10 @@ async def serve_pack(
     return ServedPack(pack, PolicyInForce(policy), catalog, plans, seed, offers)
 
 
+_ELSEWHERE = Program(argv=(), env={}, mounts=())
+"""What is installed for a server at a URL."""
+
+
 async def plan_servers(
     pack: Pack, policy: CompiledPolicy | None = None, *, installer: Installer, settings: ServingSettings
 ) -> tuple[dict[str, ServerPlan], dict[str, PackageLock]]:
@@ -167,7 +206,12 @@ async def plan_servers(
     for name, server in pack.manifest.servers.items():
         replaced = settings.training and server.stands_in
         running = server.in_training() if settings.training else server
-        program = await installer.ensure(name, running, pack.folder, None if replaced else pack.lock)
+        remote = running.url is not None
+        program = (
+            _ELSEWHERE
+            if remote
+            else await installer.ensure(name, running, pack.folder, None if replaced else pack.lock)
+        )
         plans[name] = _plan(pack, name, running, program, settings, _share(pack, name, running, policy))
         if program.package is not None and not replaced:
             packages[name] = program.package
@@ -195,16 +239,19 @@ def server_needs(manifest: Manifest, server: ServerSpec) -> ServerNeeds:
     """Return what a manifest says that one of its servers needs."""
     needs = manifest.sandbox
     egress = needs.network.egress if isinstance(needs.network, Egress) else ()
+    if server.url is not None:
+        egress = hosts_of(server)  # nothing of it runs here, so nothing else needs a way out
     return ServerNeeds(needs.memory, needs.cpu, needs.pids, tuple(server.secrets), tuple(egress))
 
 
 def _plan(
     pack: Pack, name: str, server: ServerSpec, program: Program, settings: ServingSettings, share: Granted
 ) -> ServerPlan:
+    secrets = _secrets(pack, name, share, settings.secrets)
     spec = SandboxSpec(
         name=f"{pack.name}-{name}",
         argv=(*program.argv, *server.args),
-        env={**program.env, **server.env, **_secrets(pack, name, share, settings.secrets)},
+        env={**program.env, **server.env, **(secrets if server.url is None else {})},
         mounts=program.mounts,
         cwd=pack.manifest.workspace.path,
         limits=Limits(share.memory, share.cpu, share.pids, disk=pack.manifest.sandbox.disk),
@@ -213,7 +260,9 @@ def _plan(
     )
     timeout = server.call_timeout or settings.call_timeout
     upstream = UpstreamSettings(server.startup_timeout, timeout, settings.max_result)
-    return ServerPlan(name, spec, upstream, share.egress)
+    return ServerPlan(
+        name, spec, upstream, share.egress, remote_endpoint(name, server, secrets, share.egress)
+    )
 
 
 def _secrets(pack: Pack, name: str, share: Granted, values: Mapping[str, str]) -> dict[str, str]:

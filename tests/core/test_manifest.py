@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 
 from gateway.core.fields import Regex
 from gateway.core.manifest import (
     Egress,
     Manifest,
-    Source,
     parse_manifest,
     read_manifest,
     unsupported,
@@ -185,13 +182,26 @@ def test_every_fault_of_a_file_is_reported_at_once():
     assert len(faults(HEAD + "servers: {a: {pypi: a==1, x: 1, y: 2}}\nsandbox: {pids: 0}\n")) == 3
 
 
-@pytest.mark.parametrize("source", sorted(set(get_args(Source)) - {"command", "pypi", "npm"}))
-def test_a_source_this_build_cannot_run_is_read_and_then_refused(source: str):
-    text = HEAD + f"servers:\n  a:\n    {source}: https://tools.invalid/mcp\n"
+def test_a_source_this_build_cannot_run_is_read_and_then_refused():
+    text = HEAD + "servers:\n  a:\n    image: busybox\n"
     (problem,) = unsupported(*read_manifest(text, "toolpack.yaml"))
     assert str(problem).startswith(
-        f"toolpack.yaml:7:5: this build runs command, pypi and npm servers, not '{source}'"
+        "toolpack.yaml:7:5: this build runs command, pypi, npm and url servers, not 'image'"
     )
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ("{command: [a], headers: {X: y}}", "are for servers at a 'url'"),
+        ("{url: 'https://a.example/mcp', args: [x]}", "has no 'args'"),
+        ("{url: 'https://a.example/mcp', headers: {X: '${KEY}'}}", "KEY is not among the server's 'secrets'"),
+        ("{url: 'https://a.example/mcp', headers: {Mcp-Session-Id: x}}", "the gateway's own to write"),
+    ],
+)
+def test_what_belongs_to_a_server_at_a_url_is_checked(server: str, said: str):
+    with pytest.raises(ConfigError, match=said.replace("$", ".")):
+        read_manifest(HEAD + f"servers:\n  a: {server}\n", "toolpack.yaml")
 
 
 @pytest.mark.parametrize("pattern", ["docs.python.org:443", "docs.python.org", "*.example.com:8443", "*"])

@@ -128,7 +128,9 @@ def test_a_server_this_build_cannot_run_is_shown_but_not_served(tmp_path: Path):
     text = MANIFEST.replace("command: [sh, servers/s.sh]", "image: busybox")
     folder = make_pack(tmp_path, toolpack_DOT_yaml=text)
     assert load_pack(str(folder), to_serve=False).manifest.servers["s"].image == "busybox"
-    assert faults(folder) == ["toolpack.yaml:6:7: this build runs command, pypi and npm servers, not 'image'"]
+    assert faults(folder) == [
+        "toolpack.yaml:6:7: this build runs command, pypi, npm and url servers, not 'image'"
+    ]
 
 
 def lock_text(*launch: str, server: str = "s") -> str:

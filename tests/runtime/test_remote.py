@@ -1,0 +1,185 @@
+"""Tool servers at a URL: the reference server over real HTTP, through the egress gate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+
+from gateway.core.calls import LOCAL, Answered, Failed, FailureKind, Front, Method, Outcome, ToolCall
+from gateway.core.policy import compile_policy, load_policy
+from gateway.errors import UsageError
+from gateway.runtime.audit import query
+from gateway.runtime.clock import SystemClock
+from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
+from gateway.runtime.ledger import open_ledger
+from gateway.runtime.packs import load_pack
+from gateway.runtime.peer import ClientFacts, Era
+from gateway.runtime.sessions import Session, new_call_id
+from tests.support.gateways import installer
+from tests.support.remote_servers import LOOPBACK, everything_app, remote_pack, served_at
+from tests.support.sandboxes import bubblewrap
+
+ERAS: list[Era] = ["legacy", "modern"]
+
+
+@asynccontextmanager
+async def serving(
+    tmp_path: Path, pack: Path, settings: GatewaySettings = LOOPBACK
+) -> AsyncGenerator[Gateway]:
+    loaded, clock = load_pack(str(pack)), SystemClock()
+    assert loaded.policy_file is not None
+    policy = compile_policy(load_policy(loaded.policy_file.read_text(), "policy.yaml"))
+    async with (
+        open_ledger(tmp_path / "state", clock) as ledger,
+        bubblewrap(tmp_path) as driver,
+        open_gateway(
+            [(loaded, policy)],
+            driver=driver,
+            ledger=ledger,
+            installer=installer(),
+            clock=clock,
+            settings=settings,
+        ) as gateway,
+    ):
+        yield gateway
+
+
+async def call(gateway: Gateway, session: Session, tool: str, **arguments: Any) -> Outcome:
+    return await gateway.call(session, ToolCall(new_call_id(), tool, arguments, Front.MCP))
+
+
+def text(outcome: Outcome) -> str:
+    assert isinstance(outcome, Answered), outcome
+    return json.dumps(outcome.result)
+
+
+async def test_a_server_at_a_url_serves_both_eras_and_every_connection_is_recorded(tmp_path: Path) -> None:
+    async with served_at(everything_app()) as remote:
+        pack = remote_pack(tmp_path / "pack", {"url": f"{remote.url}/mcp"})
+        async with serving(tmp_path, pack) as gateway:
+            for era in ERAS:
+                session = await gateway.open_session("remote", LOCAL, client=ClientFacts(era))
+                assert "simple text" in text(await call(gateway, session, "test_simple_text"))
+                uri = "test://static-text"
+                read = ToolCall(
+                    new_call_id(), uri, {}, Front.MCP, {}, Method.READ_RESOURCE, "resource", "far"
+                )
+                assert uri in text(await gateway.call(session, read))
+    versions = {headers.get("mcp-protocol-version") for _, headers in remote.asked}
+    assert {"2025-11-25", "2026-07-28"} <= versions
+    records = list(query(tmp_path / "state"))
+    assert {str(record["event"]) for record in records} >= {"decision", "outcome", "egress"}
+    assert [record["tool"] for record in records if record["event"] == "decision"] == [
+        "test_simple_text",
+        "resource:test://static-text",
+    ] * 2
+
+
+async def test_the_operators_secret_goes_in_a_header_and_is_masked_everywhere_else(tmp_path: Path) -> None:
+    async with served_at(everything_app()) as remote:
+        server = {
+            "url": f"{remote.url}/mcp",
+            "secrets": ["KEY"],
+            "headers": {"Authorization": "Bearer ${KEY}"},
+        }
+        pack = remote_pack(tmp_path / "pack", server)
+        settings = GatewaySettings(egress=LOOPBACK.egress, secrets={"KEY": "s3cr3t-value"})
+        async with serving(tmp_path, pack, settings) as gateway:
+            session = await gateway.open_session("remote", LOCAL)
+            await call(gateway, session, "test_simple_text")
+    assert {headers.get("authorization") for _, headers in remote.asked} == {"Bearer s3cr3t-value"}
+    everything = [*(tmp_path / "state").rglob("*"), *(tmp_path / "pack").rglob("*")]
+    assert not any(b"s3cr3t-value" in file.read_bytes() for file in everything if file.is_file())
+
+
+async def test_client_credentials_bring_tokens_that_are_renewed_when_refused(tmp_path: Path) -> None:
+    good: list[str] = []
+    forms: list[dict[str, str]] = []
+
+    async def token(request: Request) -> JSONResponse:
+        forms.append({key: str(value) for key, value in (await request.form()).items()})
+        good[:] = [f"token-{len(forms)}"]
+        return JSONResponse({"access_token": good[0], "token_type": "Bearer", "expires_in": 3600})
+
+    inner = everything_app()
+
+    async def guarded(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and dict(scope["headers"]).get(b"authorization") != (
+            f"Bearer {good[0]}".encode() if good else b""
+        ):
+            await Response(status_code=401)(scope, receive, send)
+            return
+        await inner(scope, receive, send)
+
+    app = Starlette(
+        routes=[Route("/token", token, methods=["POST"]), Mount("/", guarded)],
+        lifespan=inner.router.lifespan_context,  # type: ignore[attr-defined]
+    )
+    async with served_at(app) as remote:
+        oauth = {"token_url": f"{remote.url}/token", "client_id": "us", "client_secret": "SECRET"}
+        server = {"url": f"{remote.url}/mcp", "secrets": ["SECRET"], "oauth": oauth}
+        pack = remote_pack(tmp_path / "pack", server)
+        settings = GatewaySettings(egress=LOOPBACK.egress, secrets={"SECRET": "hush"})
+        async with serving(tmp_path, pack, settings) as gateway:
+            session = await gateway.open_session("remote", LOCAL)
+            assert "simple text" in text(await call(gateway, session, "test_simple_text"))
+            good[:] = ["revoked"]
+            assert "simple text" in text(await call(gateway, session, "test_simple_text"))
+    assert {form["grant_type"] for form in forms} == {"client_credentials"}
+    assert {form["resource"] for form in forms} == {f"{remote.url}/mcp"}
+    assert len(forms) == 2
+
+
+async def test_an_address_that_the_operator_did_not_list_is_not_reached(tmp_path: Path) -> None:
+    async with served_at(everything_app()) as remote:
+        pack = remote_pack(tmp_path / "pack", {"url": f"{remote.url}/mcp"})
+        with pytest.raises(UsageError, match="cannot be served"):
+            async with serving(tmp_path, pack, GatewaySettings()):
+                pass
+    assert remote.asked == []
+
+
+async def test_a_server_that_goes_away_fails_the_call_and_is_found_again(tmp_path: Path) -> None:
+    app = everything_app()
+    gone: list[bool] = []
+
+    async def flaky(scope: Any, receive: Any, send: Any) -> None:
+        if gone and scope["type"] == "http":
+            raise ConnectionError("gone")
+        await app(scope, receive, send)
+
+    async with served_at(flaky) as remote:
+        pack = remote_pack(tmp_path / "pack", {"url": f"{remote.url}/mcp"})
+        async with serving(tmp_path, pack) as gateway:
+            session = await gateway.open_session("remote", LOCAL)
+            await call(gateway, session, "test_simple_text")
+            gone.append(True)
+            broken = await call(gateway, session, "test_simple_text")
+            assert isinstance(broken, Failed)
+            assert broken.kind in (FailureKind.SERVER_ERROR, FailureKind.CRASHED)
+            gone.clear()
+            assert "simple text" in text(await call(gateway, session, "test_simple_text"))
+
+
+async def test_a_changed_definition_is_denied_until_it_is_locked_again(tmp_path: Path) -> None:
+    async with served_at(everything_app()) as remote:
+        pack = remote_pack(tmp_path / "pack", {"url": f"{remote.url}/mcp"})
+        async with serving(tmp_path, pack):
+            pass
+        lock = pack / "tools.lock.json"
+        text = lock.read_text()
+        start = text.index('"test_simple_text": "') + len('"test_simple_text": "')
+        lock.write_text(text[:start] + "0" * 64 + text[start + 64 :])
+        async with serving(tmp_path, pack) as gateway:
+            session = await gateway.open_session("remote", LOCAL)
+            outcome = await call(gateway, session, "test_simple_text")
+    assert outcome.decision.code.value == "definition_changed"
