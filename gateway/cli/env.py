@@ -188,6 +188,8 @@ def _run_replay(plan: Plan, file: Path, policy: Path | None, form: Format) -> No
     new = policies_of([pack], policy)[0][1] if policy else None
     judging = _as_recorded(recorded, own, new)
     played = _played_again(replace(plan, packs=((pack, judging),)), recorded, file)
+    if recorded.lock_sha256 not in (None, played.pack.lock_sha256):
+        say("the episode was recorded with another tools.lock.json: its tools may answer otherwise for that")
     now = [step.wire() for step in played.steps]
     found = all_differences(recorded, now)
     changes = _changes(recorded, played, now, judging, new)

@@ -36,6 +36,7 @@ __all__ = [
     "compare",
     "dump_lock",
     "launch_of",
+    "lock_sha256",
     "lockable",
     "lockable_arguments",
     "parse_lock",
@@ -221,6 +222,11 @@ def dump_lock(lock: Lock) -> str:
     """Return the lock's text, sorted and with one tool or installed package per line: diffs read well."""
     value = lock.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     return _render({"lockVersion": LOCK_VERSION, **_with_kinds(lock, value)}, 0) + "\n"
+
+
+def lock_sha256(lock: Lock) -> str:
+    """Return the SHA-256 (hex) of a lock's text as it is written."""
+    return hashlib.sha256(dump_lock(lock).encode()).hexdigest()
 
 
 def _with_kinds(lock: Lock, value: JsonObject) -> JsonObject:

@@ -82,6 +82,7 @@ class RecordedEpisode:
     policy_sha256: str | None
     steps: tuple[RecordedStep, ...]
     origin: RecordedOrigin | None = None
+    lock_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ def read_trajectory(text: str, file: str) -> RecordedEpisode:
         policy_sha256=policy if isinstance(policy, str) else None,
         steps=tuple(_step(line) for line in parsed),
         origin=_origin(first.get("origin")),
+        lock_sha256=lock if isinstance(lock := first.get("lock_sha256"), str) else None,
     )
 
 

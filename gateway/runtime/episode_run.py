@@ -118,6 +118,7 @@ class EpisodeRun:
             "seed": self.seed,
             "policy_file": policy.file,
             "policy_sha256": policy.sha256,
+            "lock_sha256": self.session.pack.lock_sha256,
             "max_steps": self.state.limits.max_steps,
             "origin": self.origin and {"trajectory": self.origin.trajectory, "step": self.origin.step},
         }

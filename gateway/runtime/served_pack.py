@@ -11,7 +11,7 @@ import anyio
 
 from gateway.core.catalog import Catalog, ServerListing, build_catalog
 from gateway.core.json_types import JsonObject
-from gateway.core.lock import Lock, PackageLock
+from gateway.core.lock import Lock, PackageLock, lock_sha256
 from gateway.core.manifest import Egress, Manifest, ServerSpec
 from gateway.core.policy import CompiledPolicy
 from gateway.core.policy.grants import Granted, granted
@@ -71,7 +71,8 @@ class ServingSettings:
 class ServedPack:
     """A pack that takes calls: the policy in force, its catalog, and how to run its servers.
 
-    `offers` is what each server said of itself when the pack was brought up.
+    `offers` is what each server said of itself when the pack was brought up, `lock_sha256` the hash of
+    the lock it was held against.
     """
 
     pack: Pack
@@ -80,6 +81,7 @@ class ServedPack:
     plans: Mapping[str, ServerPlan]
     seed: Path | None
     offers: Mapping[str, Offers] = field(default_factory=dict[str, Offers])
+    lock_sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -187,7 +189,7 @@ async def serve_pack(
     catalog = _catalog(pack, listings, lock)
     for finding in (*catalog.findings, *unknown_tools(pack, catalog)):
         say(f"pack {pack.name!r}: {finding}")
-    return ServedPack(pack, PolicyInForce(policy), catalog, plans, seed, offers)
+    return ServedPack(pack, PolicyInForce(policy), catalog, plans, seed, offers, lock_sha256(lock))
 
 
 _ELSEWHERE = Program(argv=(), env={}, mounts=())

@@ -14,6 +14,7 @@ import pytest
 
 from gateway.core.calls import LOCAL
 from gateway.core.episode import Action, CallTool, EpisodeOver, ListTools, StepResult, Submit
+from gateway.core.lock import lock_sha256, parse_lock
 from gateway.core.tasks import Task, parse_task
 from gateway.errors import ClientError, LedgerError, ShuttingDown, TooManySessions, UnknownSession, UsageError
 from gateway.runtime.episodes import (
@@ -535,6 +536,8 @@ async def test_a_trajectory_has_a_line_per_step(tmp_path: Path) -> None:
     assert lines[1]["reward"] == end.reward == 0.25
     assert lines[1]["metadata"]["done_reason"] == "submitted"
     assert {line["task"] for line in lines} == {"fix-readme"}
+    lock = parse_lock((PACKS / "echo" / "tools.lock.json").read_text(), "tools.lock.json")
+    assert {line["lock_sha256"] for line in lines} == {lock_sha256(lock)}
     (file,) = (tmp_path / "trajectories").iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
 

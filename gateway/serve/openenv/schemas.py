@@ -113,6 +113,7 @@ def _metadata() -> JsonObject:
         "policy": {"type": "object", "description": "The decision on a tool call."},
         "policy_file": {"type": ["string", "null"]},
         "policy_sha256": {"type": ["string", "null"]},
+        "lock_sha256": {"type": "string"},
         "workspace_digest": {"type": ["string", "null"]},
         "origin": {"type": ["object", "null"], "description": "The step whose snapshot it started from."},
         "done_reason": {"enum": reasons},
