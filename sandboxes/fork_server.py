@@ -34,7 +34,7 @@ INSIDE_UID = 1000
 HOME = "/tmp/home"  # noqa: S108 - its own
 MAX_MESSAGE, FREE = 1 << 16, 8
 SIGNALLED = 128
-LAZY = ("asyncio", "anyio._backends._asyncio", "mcp.server.stdio", "mcp.server.fastmcp", "encodings.idna")
+LAZY = ("asyncio", "anyio._backends._asyncio", "mcp.server.stdio")
 """What servers import only when they run; taken along where its package is loaded already."""
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -74,7 +74,7 @@ def preload(starter, site, how, name, target):
         if spec is not None and spec.origin is not None:
             import_named_in(spec.origin)
     for module in LAZY:
-        if module.partition(".")[0] in sys.modules or module == "encodings.idna":
+        if module.partition(".")[0] in sys.modules:
             try:
                 importlib.import_module(module)
             except ImportError:

@@ -20,6 +20,8 @@ from gateway.sandbox.bubblewrap import BubblewrapDriver
 from gateway.sandbox.contract import Limits, Mount, Preload, Sandbox, SandboxSpec, WorkspaceSpec
 from gateway.sandbox.runtimes import python_runtime
 
+MAIN = f"main{os.getpid()}.py"
+"""Found in /proc, where the templates of other runs stand as well."""
 PLAIN = WorkspaceSpec(disk=4 * 2**20, inodes=200)
 REPORT = """
 import json, os, sys
@@ -34,11 +36,11 @@ def server(folder: Path, helper: str, *, main: str = REPORT, **env: str) -> Sand
     """Return a Python server of two files: `main`, which runs, and `helper`, which it imports."""
     code = folder / "servers"
     code.mkdir(exist_ok=True)
-    (code / "main.py").write_text(main)
+    (code / MAIN).write_text(main)
     (code / "helper.py").write_text(helper)
     runtime, boxes = python_runtime(), data_folder("sandboxes")
     start = (runtime.argv0, "-P", "-s", "-S")
-    what = ("-", "script", "/opt/pack/servers/main.py")
+    what = ("-", "script", f"/opt/pack/servers/{MAIN}")
     helpers = (Mount(boxes / f"{name}.py", f"/opt/{name}.py") for name in ("run_server", "fork_server"))
     return SandboxSpec(
         "forked",
@@ -87,7 +89,7 @@ async def test_a_fork_gets_its_own_arguments_environment_and_pipes_and_imports_n
             found = await reported(driver, server(tmp_path, FACTS, TOKEN=token), f"for {token}")
             assert found["token"] == token
             assert found["line"] == f"for {token}\n"
-            assert found["argv"] == ["/opt/pack/servers/main.py", "word"]
+            assert found["argv"] == [f"/opt/pack/servers/{MAIN}", "word"]
             assert found["cwd"] == "/workspace"
             assert found["home"] == "/tmp/home"
             assert found["path"] == "/opt/pack/servers"
@@ -111,7 +113,7 @@ async def test_a_template_is_started_once_and_holds_no_secret(tmp_path: Path) ->
 
 def is_template(process: Path) -> bool:
     try:
-        return b"/opt/fork_server.py" in (process / "cmdline").read_bytes()
+        return MAIN.encode() in (process / "cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -207,10 +209,10 @@ async def test_what_cannot_be_forked_is_told_once_with_the_reason_and_starts_col
 
 
 HOSTILE = {
-    "a fork shares memory": (
+    "a fork shares memory: /dev/zero": (
         "import mmap, os\nos.register_at_fork(after_in_child=lambda: kept.append(mmap.mmap(-1, 4096)))"
     ),
-    "it shares memory": (
+    "a fork shares memory": (
         "import mmap, os\nos.register_at_fork(before=lambda: kept.append(mmap.mmap(-1, 4096)))"
     ),
     "it has socket:": (
@@ -289,7 +291,16 @@ async def test_a_template_that_was_killed_takes_its_forks_along_and_is_started_a
         os.kill(pid, signal.SIGKILL)
         with anyio.fail_after(2):
             assert (await sandbox.wait()).code != 0
-        assert (await reported(driver, spec))["line"] == "x\n"
+        with anyio.fail_after(10):
+            assert (await restarted(driver, spec))["line"] == "x\n"
+
+
+async def restarted(driver: BubblewrapDriver, spec: SandboxSpec) -> Any:
+    """Fork again once the driver has heard that the template ended; until then it would start cold."""
+    try:
+        return await reported(driver, spec)
+    except SandboxError:
+        return await reported(driver, spec)
 
 
 def is_lone_template(process: Path) -> bool:

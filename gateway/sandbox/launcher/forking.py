@@ -57,6 +57,8 @@ class Template:
         control.settimeout(SECONDS)
         template = cls(control, pid, group, processes, looking.namespaces(pid), turn)
         template.check()
+        if finding := looking.unshared(pid, "it"):
+            raise TemplateUnfit(finding)
         if left := [name for name in os.listdir(f"/proc/{pid}/root/tmp") if name != "home"]:
             raise TemplateUnfit(f"it wrote files while it was imported, /tmp/{left[0]} among them")
         if left := os.listdir(f"/proc/{pid}/root{jail.ENVIRONMENT['HOME']}"):
@@ -67,11 +69,14 @@ class Template:
         return template
 
     def check(self) -> None:
-        """Raise `TemplateUnfit` where it is no longer alone, or can share something with a fork."""
+        """Raise `TemplateUnfit` where it is no longer alone, or has a way to talk to a fork.
+
+        What memory they share is looked for in the fork: it takes two.
+        """
         others = looking.members(self.group.folders["pids"]) - self.processes
         if others:
             raise TemplateUnfit(f"it started {len(others)} processes that still run")
-        if finding := looking.unshared(self.pid, (0, 1, 2), "it"):
+        if finding := looking.alone(self.pid, (0, 1, 2), "it"):
             raise TemplateUnfit(finding)
 
     def close(self) -> None:
@@ -126,7 +131,7 @@ class Fork:
                 raise OSError("a fork answered out of turn")
             self.group.take(pid)
             self.template.check()
-            if finding := looking.unshared(pid, (0,), "a fork"):
+            if finding := looking.alone(pid, (0,), "a fork"):
                 raise TemplateUnfit(finding)
         finally:
             os.write(turn[1], b"1")
@@ -158,7 +163,8 @@ class Fork:
         for pid in (init, server):
             uid, gid = self.request["uid"], self.request["gid"]
             finding = (
-                looking.unshared(pid, (0,), "a fork")
+                looking.alone(pid, (0,), "a fork")
+                or looking.unshared(pid, "a fork")
                 or looking.apart(pid, self.template.namespaces)
                 or looking.locked(pid, uid, gid, FILTERS)
             )

@@ -8,17 +8,20 @@ that it holds no right. A finding is a sentence for people; none is an empty str
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 
-__all__ = ["NAMESPACES", "apart", "locked", "members", "namespaces", "parent_of", "unshared"]
+__all__ = ["NAMESPACES", "alone", "apart", "locked", "members", "namespaces", "parent_of", "unshared"]
 
 NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-READ_ONLY = ("/usr/", "/lib", "/bin/", "/sbin/", "/opt/", "/etc/")
+SHARED = re.compile(rb"^[0-9a-f-]+ (?P<rights>...)s \S+ \S+ \S+ *(?P<path>.*)$", re.MULTILINE)
+READ_ONLY = re.compile(rb"/(?:usr|lib\w*|bin|sbin|opt|etc)/.*(?<! \(deleted\))")
+"""Files that nobody inside can write, so that nothing is said by a shared mapping of them."""
 
 
-def unshared(pid: int, descriptors: Iterable[int], who: str) -> str:
-    """Say what `pid` has that others could share: threads, open descriptors but these, memory."""
+def alone(pid: int, descriptors: Iterable[int], who: str) -> str:
+    """Say what `pid` has that it could hand on, or that could act for it: threads, descriptors but these."""
     threads = len(os.listdir(f"/proc/{pid}/task"))
     if threads != 1:
         return f"{who} runs {threads} threads"
@@ -26,18 +29,16 @@ def unshared(pid: int, descriptors: Iterable[int], who: str) -> str:
     for name in os.listdir(f"/proc/{pid}/fd"):
         if name not in wanted:
             return f"{who} has {_link(f'/proc/{pid}/fd/{name}')} open"
-    with open(f"/proc/{pid}/maps") as file:
-        for line in file:
-            if line[line.index(" ") + 4] == "s" and not _harmless(line):
-                return f"{who} shares memory: {line.split(maxsplit=5)[-1].strip()}"
     return ""
 
 
-def _harmless(line: str) -> bool:
-    """Say whether a shared mapping is of a file that nobody inside can write."""
-    fields = line.split(maxsplit=5)
-    path = fields[5].rstrip("\n") if len(fields) == 6 else ""
-    return "w" not in fields[1] and path.startswith(READ_ONLY) and not path.endswith(" (deleted)")
+def unshared(pid: int, who: str) -> str:
+    """Say which memory `pid` could share with a process it was forked from or that was forked from it."""
+    with open(f"/proc/{pid}/maps", "rb") as file:
+        for found in SHARED.finditer(file.read()):
+            if b"w" in found["rights"] or not READ_ONLY.fullmatch(found["path"]):
+                return f"{who} shares memory: {found['path'].decode(errors='replace') or 'without a name'}"
+    return ""
 
 
 def apart(pid: int, template: dict[str, str]) -> str:
