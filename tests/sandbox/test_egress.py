@@ -85,7 +85,7 @@ async def out(account: Account | None = None, **settings: Any) -> AsyncGenerator
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
     notes = Notes()
     gate = EgressGate(EgressSettings(networks=LOOPBACK, **settings), resolver=lookup)
-    async with gate, anyio.create_task_group() as tasks:
+    async with listener, gate, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, echo)
         door = Door(gate, [parse_host_rule(f"a.example:{port}")], notes, account or Account(10**6))
         await tasks.start(door.serve)
@@ -96,7 +96,6 @@ async def out(account: Account | None = None, **settings: Any) -> AsyncGenerator
         await door.aclose()
         assert not mounted.exists()
         tasks.cancel_scope.cancel()
-    await listener.aclose()
 
 
 async def test_bytes_pass_both_ways_and_ends_are_passed_on() -> None:
@@ -107,6 +106,8 @@ async def test_bytes_pass_both_ways_and_ends_are_passed_on() -> None:
         got = b"".join([data async for data in client])
         await client.aclose()
         assert got == b"x" * 300_000
+        while not here.notes.ends:
+            await anyio.lowlevel.checkpoint()
     assert (here.notes.codes, here.notes.ends) == ([EgressCode.GRANTED], ["closed"])
 
 
@@ -181,9 +182,10 @@ async def test_connections_of_all_of_a_session_s_servers_count_together() -> Non
 
 
 async def test_attempts_are_paced_so_that_the_ledger_is_not_flooded() -> None:
-    account = Account(10**6, tokens=2, at=anyio.current_time())
+    account = Account(10**6)
     async with out(account) as here:
-        began = anyio.current_time()
+        account.tokens, account.at = 2, anyio.current_time()
+        began = account.at
         for _ in range(5):
             assert await here.ask("evil.example:1") == "403"
         assert anyio.current_time() - began > 2 / 16

@@ -80,7 +80,7 @@ class _Traffic:
 
     sent: int = 0
     received: int = 0
-    kind: str = "closed"
+    kind: str = "cut"
 
 
 class Door:
@@ -196,9 +196,6 @@ class Door:
         except EgressRefused:
             traffic.kind = "unreachable"
             raise
-        except BaseException:
-            traffic.kind = "cut"
-            raise
         finally:
             with anyio.CancelScope(shield=True):
                 await self._note(verdict, traffic, anyio.current_time() - started)
@@ -241,8 +238,9 @@ class Door:
             async with anyio.create_task_group() as both:
                 both.start_soon(pump, client, server, True)
                 both.start_soon(pump, server, client, False)
-        if watch.cancelled_caught and traffic.kind == "closed" and anyio.current_time() >= watch.deadline:
-            traffic.kind = "timed_out"
+        if traffic.kind == "cut":
+            late = watch.cancelled_caught and anyio.current_time() >= watch.deadline
+            traffic.kind = "timed_out" if late else "closed"
 
 
 async def _tell(client: ByteStream, verdict: Verdict) -> None:
