@@ -21,7 +21,6 @@ from gateway.cli.mcp_clients import CLIENTS, FORM_KEYS, ClientFormat, Target, en
 from gateway.cli.options import FormatOption
 from gateway.cli.output import Format, say, show
 from gateway.cli.toml_tables import TomlError, set_table, table_text
-from gateway.config import user_folders
 from gateway.errors import ConfigError, Problem, UsageError
 
 __all__ = ["app"]
@@ -62,7 +61,7 @@ def print_(
 ) -> None:
     """Print the client's configuration, and where it belongs; changes nothing."""
     known, entry = _format(client), _entry(client, url, stdio, token_env, token_file)
-    file = known.file(user_folders())
+    file = _usual_file(known)
     say(f"for {file}")
     if known.syntax == "toml":
         text = table_text(known.section, name, entry).rstrip()
@@ -89,7 +88,7 @@ def connect(
     known = _format(client)
     entry = None if remove else _entry(client, url, stdio, token_env, token_file)
     # Through a link to the file itself: a replaced link would leave the client with two files.
-    path = (file or known.file(user_folders())).absolute().resolve()
+    path = (file or _usual_file(known)).absolute().resolve()
     before = read_text(path) if path.exists() else None
     after = _changed(known, path, before or "", name, entry)
     backup = None
@@ -115,6 +114,12 @@ def _told(
     kept = f"; the file as it was: {backup}" if backup else ""
     undo = "" if remove else f"\nundo: sandgate client connect {known.name} --name {name} --remove"
     return f"{path}: {verb} {name!r}{kept}\nnext: {known.name}: {known.after}{undo}"
+
+
+def _usual_file(known: ClientFormat) -> Path:
+    from gateway.config import user_folders
+
+    return known.file(user_folders())
 
 
 def _format(client: str) -> ClientFormat:

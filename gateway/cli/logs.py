@@ -11,12 +11,14 @@ import logging
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.cli.output import printable, say
-from gateway.config import LogSettings
 from gateway.core.secrets import mask
 from gateway.runtime.call_log import FIELDS
+
+if TYPE_CHECKING:
+    from gateway.config import LogSettings
 
 __all__ = ["configure", "hide", "teller"]
 

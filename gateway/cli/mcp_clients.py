@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from gateway.config import UserFolders
 from gateway.errors import UsageError
+
+if TYPE_CHECKING:
+    from gateway.config import UserFolders
 
 __all__ = ["CLIENTS", "FORM_KEYS", "ClientFormat", "Target", "entry_of"]
 

@@ -30,6 +30,8 @@ COMMANDS = [
     ("audit", "query"),
     ("doctor",),
     ("auth", "hash"),
+    ("client", "print"),
+    ("client", "connect"),
     ("approvals", "list"),
     ("env", "run"),
 ]

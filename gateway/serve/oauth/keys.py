@@ -99,9 +99,12 @@ class IssuerKeys:
 
         Raises `KeysUnavailable` where that cannot be known now.
         """
-        if self._age() > FRESH_SECONDS:
-            await self._refresh()
         key = self._match(kid, algorithm)
+        # Known keys are good enough while somebody asks for newer ones: an issuer that hangs holds up one.
+        others_ask = key is not None and self._one_at_a_time.locked() and self._age() <= STALE_SECONDS
+        if self._age() > FRESH_SECONDS and not others_ask:
+            await self._refresh()
+            key = self._match(kid, algorithm)
         if key is None and await self._refresh():
             key = self._match(kid, algorithm)
         if key is None and self._failed is not None:

@@ -8,13 +8,17 @@ import json
 import time
 from typing import Any
 
+import anyio
 import jwt
 import pytest
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from gateway.core.calls import Principal, Role
+from gateway.core.json_types import JsonObject
+from gateway.serve.auth_file import read_auth_file
 from gateway.serve.identity import Identity, load_identity
-from gateway.serve.oauth.tokens import NotKnown
+from gateway.serve.oauth.keys import IssuerKeys, fetch_jwks
+from gateway.serve.oauth.tokens import Issuers, NotKnown
 from gateway.testing import ManualClock
 from tests.support.oauth_issuer import Issuer, SigningKey, issuing
 
@@ -335,3 +339,26 @@ async def test_keys_outlive_an_issuer_that_is_away_for_an_hour_and_no_longer() -
         issuer.status = 200
         clock.advance(61)
         assert isinstance(await whose(identity, issuer.token(sub="carol")), Principal)
+
+
+async def test_an_issuer_that_hangs_holds_up_nobody_whose_key_is_known() -> None:
+    clock, asked = ManualClock(now()), anyio.Event()
+    async with issuing() as issuer:
+        settings = read_auth_file(issuer.auth_file(), "auth.yaml").issuers
+
+        async def fetch(url: str) -> JsonObject:
+            if keys.fetches > 1:
+                asked.set()
+                await anyio.sleep_forever()
+            return await fetch_jwks(url)
+
+        keys = IssuerKeys(settings[0].jwks, clock, fetch)
+        issuers = Issuers(settings, clock, keys={issuer.url: keys})
+        assert isinstance(await issuers.principal(issuer.token()), Principal)
+        clock.advance(700)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(issuers.principal, issuer.token(sub="first"))
+            await asked.wait()
+            with anyio.fail_after(5):
+                assert isinstance(await issuers.principal(issuer.token(sub="second")), Principal)
+            tasks.cancel_scope.cancel()
