@@ -27,8 +27,12 @@ app = typer.Typer(
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The policy file.")]
 PackOption = Annotated[
-    str | None,
-    typer.Option("--pack", metavar="PACK", help="The toolpack it is for [the one that names it as its own]."),
+    list[str] | None,
+    typer.Option(
+        "--pack",
+        metavar="PACK",
+        help="The toolpack it is for; may be repeated [the one that names it as its own].",
+    ),
 ]
 ModeOption = Annotated[Literal["training", "deployment"], typer.Option("--mode", help="Whose rules hold.")]
 
@@ -152,17 +156,18 @@ def _load(file: Path) -> Policy:
     return load_policy(read_text(file), str(file))
 
 
-def _facts(policy: Policy, pack: str | None) -> PackFacts | None:
+def _facts(policy: Policy, packs: Sequence[str] | None) -> PackFacts | None:
     from gateway.cli.policies import facts_of, pack_of_policy
     from gateway.runtime.packs import load_pack
 
-    found = load_pack(pack, to_serve=False) if pack else pack_of_policy(Path(policy.file))
-    if found is None and any(name.startswith("@") for rule in policy.model.rules for name in rule.args):
+    own = None if packs else pack_of_policy(Path(policy.file))
+    found = [load_pack(pack, to_serve=False) for pack in packs or ()] + ([own] if own else [])
+    if not found and any(name.startswith("@") for rule in policy.model.rules for name in rule.args):
         say(f"{policy.file}: no toolpack is known for it, so '@path' and the like name nothing: give --pack")
-    return facts_of([found] if found else [])
+    return facts_of(found)
 
 
-def _results(file: Path, pack: str | None) -> list[TestResult]:
+def _results(file: Path, pack: Sequence[str] | None) -> list[TestResult]:
     from gateway.cli.files import read_text
     from gateway.core.policy import cases_file_name, compile_policy, load_cases
 

@@ -45,6 +45,47 @@ def test_a_suspicious_file_is_fine_and_the_place_is_shown(tmp_path: Path) -> Non
     assert "has no tool 'nothing'" in ran.out
 
 
+def test_a_policy_for_several_packs_is_held_against_all_of_them() -> None:
+    file = str(POLICIES / "developer.yaml")
+    alone, both = (
+        sandgate("policy", "check", file, *(part for pack in packs for part in ("--pack", pack)))
+        for packs in (["files"], ["files", "git"])
+    )
+    assert "no server and tool match 'git.git_status'" in alone.out
+    assert both.out == f"{file}: 10 rules, ok\n"
+
+
+def test_an_argument_that_no_tool_takes_is_named_from_the_packs_lock(tmp_path: Path) -> None:
+    file = write(
+        tmp_path, "version: 1\nrules:\n  - {id: a, allow: fs.read_text_file, args: {pth: {min: 1}}}\n"
+    )
+    ran = sandgate("policy", "check", file, "--pack", "files", "--format", "json")
+    [warning] = ran.document["warnings"]
+    assert (warning["code"], warning["line"], warning["column"]) == ("unknown_argument", 3, 46)
+
+
+def test_sarif_has_the_structure_of_its_version(tmp_path: Path) -> None:
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    file = write(folder, "version: 1\nrules:\n  - {id: a, allow: echo.nothing}\n")
+    ran = sandgate("policy", "check", file, "--pack", str(ECHO.parent), "--format", "sarif")
+    assert (ran.document["version"], ran.document["$schema"].endswith("sarif-2.1.0.json")) == ("2.1.0", True)
+    [run] = ran.document["runs"]
+    assert run["columnKind"] == "unicodeCodePoints"
+    driver = run["tool"]["driver"]
+    assert [rule["id"] for rule in driver["rules"]] == ["unknown_tool"]
+    [result] = run["results"]
+    assert (result["ruleId"], result["level"], bool(result["message"]["text"])) == (
+        "unknown_tool",
+        "warning",
+        True,
+    )
+    [location] = result["locations"]
+    place = location["physicalLocation"]
+    assert place["region"] == {"startLine": 3, "startColumn": 13}
+    assert " " not in place["artifactLocation"]["uri"]
+
+
 def test_a_failing_test_is_exit_code_one_with_its_place(tmp_path: Path) -> None:
     file = write(tmp_path, "version: 1\nrules: []\ntests:\n  - {call: echo.echo, expect: allow}\n")
     ran = sandgate("policy", "test", file)

@@ -12,7 +12,8 @@ from pydantic_core.core_schema import WithDefaultSchema
 
 from gateway.core.decisions import Effect
 from gateway.core.json_types import JsonObject, JsonValue
-from gateway.core.policy.contradictions import contradiction
+from gateway.core.policy.contradictions import contradiction, guard_contradiction
+from gateway.core.policy.granted_hosts import host_differences
 from gateway.core.policy.grants import differences, mount_faults
 from gateway.core.policy.matchers import implied_kind
 from gateway.core.policy.model import SELECTORS, ArgumentMatchers, Place, PolicyFile, Rule
@@ -89,6 +90,10 @@ class _Checker:
                         path, "never_holds", f"rule {rule.id!r} can never hold: {reason}"
                     )
                 yield from self._relative_globs(path, argument, matchers)
+            if reason := guard_contradiction(rule):
+                yield self._document.problem(
+                    place, "never_holds", f"rule {rule.id!r} can never hold: {reason}"
+                )
             yield from self._labels_nobody_adds(place, rule)
 
     def _labels_nobody_adds(self, place: Place, rule: Rule) -> Iterator[Problem]:
@@ -115,6 +120,7 @@ class _Checker:
     def against_pack(self) -> Iterator[Problem]:
         """Yield what does not fit the toolpack."""
         yield from differences(self._model, self._document, self._facts.needs)
+        yield from host_differences(self._model, self._document, self._facts.tools)
         yield from mount_faults(self._model, self._document, self._facts.workspace)
         yield from self._unknown_elsewhere()
         for place, rule, _ in self._rules:
@@ -122,11 +128,10 @@ class _Checker:
             tools = _covered(rule, self._facts)
             yield from self._unknown_arguments(place, rule, tools)
             yield from self._kindless(place, rule, tools)
-            if rule.effect is not Effect.DENY and tools and all(self._always_denied(tool) for tool in tools):
-                message = (
-                    f"rule {rule.id!r} never matters: a deny rule without conditions covers all its tools"
+            if reason := self._shadow(rule, tools):
+                yield self._document.problem(
+                    place, "never_matters", f"rule {rule.id!r} never matters: {reason}"
                 )
-                yield self._document.problem(place, "never_matters", message)
 
     def _unknown_elsewhere(self) -> Iterator[Problem]:
         for index, entry in enumerate(self._model.labels):
@@ -176,20 +181,37 @@ class _Checker:
                 message = f"{server}.{tool}: argument {argument!r} is named like a {likely} and has no kind"
                 yield self._document.problem(place, "no_kind", message)
 
-    def _always_denied(self, tool: _Tool) -> bool:
-        server, name, _ = tool
-        return any(
-            rule.effect is Effect.DENY
-            and not rule.args
-            and not (rule.to or rule.if_labels or rule.hours or rule.when)
-            and target_test(rule.tools, rule.effect)("tool", server, name)
-            for _, rule, modes in self._rules
-            if len(modes) > 1
-        )
+    def _shadow(self, rule: Rule, tools: _Tools) -> str | None:
+        """Return which rule without conditions decides all that this one could."""
+        if not tools:
+            return None
+        covering = [
+            other
+            for _, other, modes in self._rules
+            if len(modes) > 1 and other is not rule and _always_holds(other)
+        ]
+        for effect in (Effect.DENY, Effect.ASK, Effect.ALLOW):
+            rules = [other for other in covering if other.effect is effect]
+            weaker = rule.effect is not effect and _STRICTER[effect] > _STRICTER[rule.effect]
+            same = rule.effect is effect and effect is not Effect.ASK and not _always_holds(rule)
+            if (weaker or same) and all(any(_names(other, tool) for other in rules) for tool in tools):
+                named = " and ".join(repr(other.id) for other in rules)
+                verb = {Effect.DENY: "denies", Effect.ASK: "asks about", Effect.ALLOW: "allows"}[effect]
+                return f"{named} {verb} all its tools without conditions"
+        return None
 
 
+_STRICTER = {Effect.ALLOW: 0, Effect.ASK: 1, Effect.DENY: 2}
 _Tool = tuple[str, str, JsonObject]
 _Tools = list[_Tool]
+
+
+def _always_holds(rule: Rule) -> bool:
+    return not (rule.args or rule.to or rule.if_labels or rule.hours or rule.when or rule.limit)
+
+
+def _names(rule: Rule, tool: _Tool) -> bool:
+    return target_test(rule.tools, rule.effect)("tool", tool[0], tool[1])
 
 
 def _covered(rule: Rule, facts: PackFacts) -> _Tools:

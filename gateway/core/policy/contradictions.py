@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from gateway.core.json_types import JsonValue
 from gateway.core.policy.equality import json_equal
 from gateway.core.policy.matchers import ValueKind, compile_matchers, implied_kind
-from gateway.core.policy.model import Matchers
+from gateway.core.policy.model import Matchers, Rule
 from gateway.core.policy.situation import NOWHERE
 
-__all__ = ["contradiction"]
+__all__ = ["contradiction", "guard_contradiction"]
 
 _STRING_MATCHERS = frozenset(
     {
@@ -35,6 +35,8 @@ def _contradictions(m: Matchers) -> Iterator[str]:
     written = m.model_fields_set
     if {"min", "max"} <= written and m.min > m.max:
         yield f"min {m.min} is above max {m.max}"
+    if m.under and all(any(_within(root, bar) for bar in m.not_under) for root in m.under):
+        yield "all of 'under' is in what 'not_under' bars"
     yield from _types(m)
     if m.keys and not set(m.required_keys) <= set(m.keys):
         yield "a key of required_keys is not among keys"
@@ -42,6 +44,10 @@ def _contradictions(m: Matchers) -> Iterator[str]:
         values = [m.equals] if "equals" in written else list(m.in_)
         if not any(_satisfies(value, m) for value in values):
             yield "no value of 'equals' or 'in' satisfies the other matchers"
+
+
+def _within(root: str, folder: str) -> bool:
+    return f"{root.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def _types(m: Matchers) -> Iterator[str]:
@@ -65,3 +71,15 @@ def _satisfies(value: JsonValue, m: Matchers) -> bool:
         check.matcher == "from" or check.judge(value, NOWHERE) is not False
         for check in compile_matchers(m, ValueKind(None, "/"))
     )
+
+
+def guard_contradiction(rule: Rule) -> str | None:
+    """Return why a rule can never hold, whatever its arguments, or `None`."""
+    labels, limit = rule.if_labels, rule.limit
+    if labels:
+        barred = set(labels.none)
+        if barred & set(labels.all) or (labels.any and set(labels.any) <= barred):
+            return "'if_labels' asks for a label and bars it"
+    if limit and (limit.calls == 0 or limit.bytes == 0):
+        return "its limit leaves room for nothing"
+    return None

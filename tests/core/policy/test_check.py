@@ -66,12 +66,77 @@ def test_a_policy_is_held_against_its_toolpack(rules: str, expected: list[str]) 
         ("{in: [a, c], regex: c}", False),
         ("{equals: 3, in: [4]}", True),
         ("{in: []}", True),
+        ("{under: [/w/a, /w/b/c], not_under: [/w/a, /w/b]}", True),
+        ("{under: [/w/a, /w/bc], not_under: [/w/a, /w/b]}", False),
         ("{in: [/etc/x], under: /w}", False),
     ],
 )
 def test_a_rule_that_can_never_hold_is_named(matchers: str, warned: bool) -> None:
     found = warnings_of(f"  - {{id: a, allow: fs.read, args: {{n: {matchers}}}}}\n", None)
     assert found == (["3:36 never_holds"] if warned else [])
+
+
+@pytest.mark.parametrize(
+    ("guards", "warned"),
+    [
+        ("if_labels: {all: [x], none: [x]}", True),
+        ("if_labels: {any: [x, z], none: [x, z]}", True),
+        ("if_labels: {any: [x, y], none: [x]}", False),
+        ("limit: {calls: 0}", True),
+        ("limit: {calls: 1}", False),
+    ],
+)
+def test_a_rule_whose_other_conditions_can_never_hold_is_named(guards: str, warned: bool) -> None:
+    labels = "labels: [{tool: '*', adds: [x, y, z]}]\n"
+    policy = load_policy(f"version: 1\n{labels}rules:\n  - {{id: a, allow: fs.read, {guards}}}\n", "p.yaml")
+    assert [problem.code for problem in check(policy)] == (["never_holds"] if warned else [])
+
+
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        ("  - {id: a, allow: fs.ping}\n  - {id: b, deny: 'fs.w*'}\n", []),
+        ("  - {id: a, allow: fs.read, args: {path: {under: /w}}}\n  - {id: b, allow: 'fs.*'}\n", ["a"]),
+        ("  - {id: a, allow: fs.ping, limit: {calls: 1}}\n  - {id: b, allow: fs.ping}\n", ["a"]),
+        ("  - {id: a, allow: fs.ping}\n  - {id: b, ask: fs.ping}\n", ["a"]),
+        ("  - {id: a, ask: fs.ping}\n  - {id: b, allow: fs.ping}\n", ["b"]),
+        ("  - {id: a, deny: fs.ping, hours: 'Mon 01:00-02:00 UTC'}\n  - {id: b, deny: '*'}\n", ["a"]),
+        ("  - {id: a, allow: fs.ping}\n  - {id: b, deny: fs.ping, hours: 'Mon 01:00-02:00 UTC'}\n", []),
+    ],
+)
+def test_a_rule_that_another_decides_for_is_named(rules: str, named: list[str]) -> None:
+    policy = load_policy(f"version: 1\nrules:\n{rules}", "p.yaml")
+    found = [problem for problem in check(policy, FACTS) if problem.code == "never_matters"]
+    assert [problem.message.split("'")[1] for problem in found] == named
+
+
+HOSTED = PackFacts(tools={"web": {"get": {"properties": {"url": {}}}}}, kinds={"web": {"url": "url"}})
+
+
+@pytest.mark.parametrize(
+    ("host", "grants", "codes"),
+    [
+        ("a.example", "{web: {egress: ['a.example:443']}}", []),
+        ("b.example", "{web: {egress: ['a.example:443']}}", ["grant_missing", "grant_wider"]),
+        ("'*.example.org'", "{web: {egress: ['a.example.org:443']}}", []),
+        ("a.example.org", "{web: {egress: ['*.example.org']}}", []),
+        ("a.example", "{web: {egress: [a.example, c.test]}}", ["grant_wider"]),
+        ("a.example", "{web: {}}", ["grant_missing"]),
+        ("a.example", "{}", []),
+    ],
+)
+def test_hosts_of_rules_and_of_grants_are_held_against_each_other(
+    host: str, grants: str, codes: list[str]
+) -> None:
+    rule = f"rules: [{{id: a, allow: web.get, args: {{url: {{host: {host}}}}}}}]"
+    policy = load_policy(f"version: 1\n{rule}\ngrants: {grants}\n", "p.yaml")
+    found = [problem.code for problem in check(policy, HOSTED)]
+    assert [code for code in found if code in ("grant_missing", "grant_wider")] == codes
+
+
+def test_a_grant_for_a_server_that_no_rule_lets_anybody_use_is_wider_than_the_rules() -> None:
+    policy = load_policy("version: 1\nrules: [{id: a, deny: 'web.*'}]\ngrants: {web: {cpu: 1}}\n", "p.yaml")
+    assert "grant_wider" in [problem.code for problem in check(policy, HOSTED)]
 
 
 def test_the_report_has_the_shape_of_the_commands_json() -> None:
