@@ -116,9 +116,14 @@ class DeploymentSettings(_Section):
 
 
 class AuditSettings(_Section):
-    """How much of a call the ledger shows: only its shape, or the plain argument values."""
+    """How much of a call the ledger shows: only its shape, or the plain argument values.
+
+    `durability`: what a record outlives before it counts. `strict`: a power cut. `written`: the end of the
+    gateway, however it ends, but not that of the machine.
+    """
 
     arguments: Literal["shape", "plain"] = "shape"
+    durability: Literal["strict", "written"] = "strict"
 
 
 class EgressLimits(_Section):
@@ -174,7 +179,7 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     **{PREFIX + name.upper(): ("limits", name) for name in LimitSettings.model_fields},
     **{f"{PREFIX}POOL_{name.upper()}": ("pool", name) for name in PoolLimits.model_fields},
     PREFIX + "DEPLOYMENT_ORCHESTRATION": ("deployment", "orchestration"),
-    PREFIX + "AUDIT_ARGUMENTS": ("audit", "arguments"),
+    **{f"{PREFIX}AUDIT_{name.upper()}": ("audit", name) for name in AuditSettings.model_fields},
     **{f"{PREFIX}LOG_{name.upper()}": ("log", name) for name in LogSettings.model_fields},
     **{f"{PREFIX}TRACING_{name.upper()}": ("tracing", name) for name in TracingSettings.model_fields},
 }

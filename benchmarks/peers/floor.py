@@ -1,7 +1,8 @@
 """The floor: the least a gateway can do by hand, with nothing in between.
 
-One ASGI function on uvicorn: parse the body, judge the tool and its arguments with two comparisons,
-append decision and outcome to a hash-chained log (written, not synced), forward to one stdio child.
+One ASGI function on uvicorn, uvloop and httptools: parse the body, judge the tool and its arguments
+with two comparisons, append decision and outcome to a hash-chained log, forward to one stdio child.
+The log is written; with `synced` as a fourth argument it is synced to disk twice a call as well.
 No sandbox, no session, no schema: whatever a gateway costs more than this buys something.
 """
 
@@ -10,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import uvicorn
+import uvloop
 
 
 class Child:
@@ -45,8 +48,9 @@ class Child:
 class Log:
     """A hash chain in a file."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, synced: bool) -> None:
         self.file = file
+        self.synced = synced
         self.previous = "0" * 64
 
     def append(self, record: dict[str, Any]) -> None:
@@ -56,6 +60,8 @@ class Log:
         self.previous = hashlib.sha256(text).hexdigest()
         self.file.write(text + b"\n")
         self.file.flush()
+        if self.synced:
+            os.fdatasync(self.file.fileno())
 
 
 def judge(params: dict[str, Any]) -> bool:
@@ -63,14 +69,14 @@ def judge(params: dict[str, Any]) -> bool:
     return params["name"] == "echo" and len(params["arguments"]["text"]) <= 100_000
 
 
-async def serve(server: str, port: int, log_file: str) -> None:
+async def serve(server: str, port: int, log_file: str, *, synced: bool) -> None:
     """Serve until killed."""
     process = await asyncio.create_subprocess_exec(sys.executable, server, stdin=-1, stdout=-1, limit=2**24)
     child = Child(process)
     reader = asyncio.ensure_future(child.read())
     await child.request("initialize", {"protocolVersion": "2025-11-25"})
     with Path(log_file).open("ab") as file:  # noqa: ASYNC230 - opened once, before anything is served
-        log = Log(file)
+        log = Log(file, synced)
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] != "http":
@@ -98,4 +104,4 @@ async def serve(server: str, port: int, log_file: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+    uvloop.run(serve(sys.argv[1], int(sys.argv[2]), sys.argv[3], synced="synced" in sys.argv[4:]))

@@ -1,7 +1,8 @@
 """The ledger: a record is acknowledged once it is on disk. Group commit; the files are `ledger_writing`'s.
 
-One thread does the writing. Whatever arrives while it is at it, or in the same turn of the loop, is
-the next group: so a caller alone is committed at once, and many share one sync.
+One thread does the writing, where records wait for the disk. Whatever arrives while it is at it, or
+in the same turn of the loop, is the next group: so a caller alone is committed at once, and many
+share one sync.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ _Told: TypeAlias = "Sequence[LedgerError | None] | LedgerError"
 class FileLedger:
     """The `Ledger` of a state folder. Made by `open_ledger`, in the loop that uses it."""
 
-    def __init__(self, files: LedgerFiles, clock: Clock) -> None:
+    def __init__(self, files: LedgerFiles, clock: Clock, *, synced: bool = True) -> None:
+        self._synced = synced
         self.key = files.key
         self.commits = CommitTally()
         self.folder: Path | None = files.audit
@@ -131,25 +133,38 @@ class FileLedger:
     def _hand_over(self) -> None:
         """Give the thread the next group, or note that there is none."""
         if not self._gathering:
-            self._busy = False
-            self._idle.keep(None)
+            self._rest()
             return
         group, self._gathering = self._gathering[:GROUP_RECORDS], self._gathering[GROUP_RECORDS:]
         self._committing, self._began = group, self._clock.monotonic()
+        if not self._synced:
+            # What the system takes over, it takes at once: a thread would cost more than the write.
+            self._settle(self._commit(group))
+            return
         self._patience = self._loop.call_later(DISK_SECONDS, self._give_up)
         self._groups.put(group)
+
+    def _rest(self) -> None:
+        self._busy = False
+        self._idle.keep(None)
 
     def _committed(self, told: _Told) -> None:
         if self._patience is None:
             return  # given up meanwhile: everybody was told
         self._patience.cancel()
         self._patience = None
+        self._settle(told)
+
+    def _settle(self, told: _Told) -> None:
         if isinstance(told, LedgerError):
             self.commits.failed += 1
         else:
             self.commits.done(told, self._clock.monotonic() - self._began)
         _tell(self._committing, told)
-        self._hand_over()
+        if self._gathering:
+            self._hand_over()
+        else:
+            self._rest()
 
     def _give_up(self) -> None:
         """Stop waiting for a disk that does not answer. Its thread is left to itself."""
@@ -164,19 +179,21 @@ class FileLedger:
 
     def _write(self) -> None:
         while (group := self._groups.get()) is not None:
-            told: _Told
-            try:
-                told = self._files.commit([(entry.body, entry.ts) for entry in group])
-            except LedgerError as error:
-                told = error
-            except Exception:
-                # Whoever waits has to be told of a fault of ours too, and later records as well.
-                logger.exception("writing the ledger failed")
-                told = LedgerError("the ledger could not be written: internal error")
+            told = self._commit(group)
             try:
                 self._loop.call_soon_threadsafe(self._committed, told)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
+
+    def _commit(self, group: Sequence[_Entry]) -> _Told:
+        try:
+            return self._files.commit([(entry.body, entry.ts) for entry in group])
+        except LedgerError as error:
+            return error
+        except Exception:
+            # Whoever waits has to be told of a fault of ours too, and later records as well.
+            logger.exception("writing the ledger failed")
+            return LedgerError("the ledger could not be written: internal error")
 
     # -- the end
 
@@ -210,16 +227,19 @@ def _tell(group: Sequence[_Entry], told: _Told) -> None:
 
 @asynccontextmanager
 async def open_ledger(
-    state_dir: Path, clock: Clock, *, max_file: int = MAX_FILE
+    state_dir: Path, clock: Clock, *, max_file: int = MAX_FILE, synced: bool = True
 ) -> AsyncGenerator[FileLedger, None]:
     """Open the ledger of `state_dir` for writing; only one process can.
+
+    `synced`: a record counts once the disk has it; else once the system has it, so that it outlives the
+    gateway but not a power cut.
 
     What a killed gateway left is put in order first: a torn tail is cut, decisions without an outcome are
     closed with outcome `unknown`. Raises `UsageError` naming the next step where the folder is in use, cannot
     be written, or holds a chain that was changed from outside.
     """
-    files = await anyio.to_thread.run_sync(LedgerFiles, state_dir, clock.now(), max_file)
-    ledger = FileLedger(files, clock)
+    files = await anyio.to_thread.run_sync(LedgerFiles, state_dir, clock.now(), max_file, synced)
+    ledger = FileLedger(files, clock, synced=synced)
     try:
         yield ledger
     finally:

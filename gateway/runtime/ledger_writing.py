@@ -47,8 +47,10 @@ Pending = tuple[JsonObject, float]
 class LedgerFiles:
     """The open ledger of one state folder."""
 
-    def __init__(self, state_dir: Path, now: float, max_file: int = MAX_FILE) -> None:
+    def __init__(self, state_dir: Path, now: float, max_file: int = MAX_FILE, synced: bool = True) -> None:
         """Take the folder, put it in order and close what a dead gateway left open.
+
+        `synced` says whether records are on the disk once they are committed, or only with the system.
 
         Raises `UsageError` where the folder is in use, not writable, or holds a chain that does not verify.
         """
@@ -56,6 +58,7 @@ class LedgerFiles:
         self.healthy = True
         self.boot_id = uuid4().hex
         self._max_file = max_file
+        self._synced = synced
         self._open_calls: dict[str, int] = {}
         self._void: dict[str, int] = {}
         self._held = ExitStack()
@@ -159,7 +162,8 @@ class LedgerFiles:
                 refused.append(LedgerError(f"not a record: {error}"))
         data = b"".join(lines)
         _write_all(self._fd, data)
-        _sync_data(self._fd)
+        if self._synced:
+            _sync_data(self._fd)
         self._write_checkpoint(chain, self._size + len(data))
         self._chain, self._size = chain, self._size + len(data)
         self._void.clear()
@@ -179,7 +183,8 @@ class LedgerFiles:
         """Begin a new file; its first record goes on from the last acknowledged one."""
         path = self._file.with_stem(f"{int(self._file.stem) + 1:08d}")
         self._open(path, os.O_CREAT | os.O_EXCL)
-        _sync_folder(self.audit)
+        if self._synced:
+            _sync_folder(self.audit)
 
     def _open(self, path: Path, flags: int = 0) -> None:
         self._close_files()

@@ -47,6 +47,16 @@ async def test_append_returns_only_after_the_sync(tmp_path: Path, monkeypatch: p
     assert steps == ["synced", "returned"]
 
 
+async def test_without_syncs_a_record_is_in_the_file_all_the_same(
+    tmp_path: Path, count_syncs: list[int]
+) -> None:
+    async with open_ledger(tmp_path, CLOCK, synced=False) as ledger:
+        await ledger.append(record_pair("c-1")[0])
+        assert [record["call_id"] for record in records_of(tmp_path)] == ["c-1"]
+    assert count_syncs == []
+    assert verify(tmp_path).ok
+
+
 async def test_files_and_folders_are_the_owners_alone(tmp_path: Path) -> None:
     state = tmp_path / "new" / "state"
     await write_ledger(state, "c-1")
