@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from gateway.core.calls import Answered, Denied, Failed, Outcome, ToolCall
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALL_BUCKETS",
+    "CALL_LABELS",
     "COMMIT_BUCKETS",
-    "CallKey",
     "CallTally",
     "CommitTally",
     "EgressTally",
@@ -49,46 +49,56 @@ class Histogram:
         self.total += seconds
 
 
-class CallKey(NamedTuple):
-    """What calls are counted by. `tool` is empty for one that no server has, and for what is no tool.
+CALL_LABELS: Final = ("front", "method", "pack", "server", "tool", "outcome", "code", "failure")
+"""What calls are counted by. `tool` is empty for one that no server has, and for what is no tool.
 
-    `outcome` is `answered`, `denied` or `failed`; `failure` says how, where it failed.
-    """
-
-    front: str
-    method: str
-    pack: str
-    server: str
-    tool: str
-    outcome: str
-    code: str
-    failure: str
+`outcome` is `answered`, `denied` or `failed`; `failure` says how, where it failed.
+"""
 
 
 @dataclass(slots=True)
 class CallTally:
     """Calls that ended, by what they were and how; how long they took whole and at their server."""
 
-    calls: Counter[CallKey] = field(default_factory=Counter[CallKey])
+    calls: dict[tuple[str, ...], int] = field(default_factory=dict[tuple[str, ...], int])
     seconds: dict[tuple[str, str], Histogram] = field(default_factory=dict[tuple[str, str], Histogram])
     upstream: dict[tuple[str, str], Histogram] = field(default_factory=dict[tuple[str, str], Histogram])
 
     def ended(
         self, session: Session, call: ToolCall, outcome: Outcome, seconds: float, at_server: float | None
     ) -> None:
-        """Count a call that took `seconds`; `at_server` of them at its server, `None` if it was not sent."""
-        pack = session.pack.name
+        """Count a call that took `seconds`; `at_server` of them at its server, `None` if it was not sent.
+
+        On the path of every call, so written for speed: about 1 us.
+        """
+        served = session.pack
+        pack = served.name
         # Only the catalog's names: a resource's URI is the caller's own.
-        tool = session.pack.catalog.tools.get(call.tool) if call.target == "tool" else None
+        tool = served.catalog.tools.get(call.tool) if call.target == "tool" else None
         server, name = (call.server or "", "") if tool is None else (tool.server, tool.upstream)
-        ended, failure = _how(outcome)
+        how = _HOW[type(outcome)]
+        failure = outcome.kind._value_ if isinstance(outcome, Failed) else ""
         # `_value_` is a plain attribute; `value` is a descriptor that takes longer than all the rest here.
-        code = outcome.decision.code._value_
-        key = CallKey(call.front._value_, call.method._value_, pack, server, name, ended, code, failure)
-        self.calls[key] += 1
-        _observe(self.seconds, (pack, ended), seconds)
+        key = (
+            call.front._value_,
+            call.method._value_,
+            pack,
+            server,
+            name,
+            how,
+            outcome.decision.code._value_,
+            failure,
+        )
+        self.calls[key] = self.calls.get(key, 0) + 1
+        histogram = self.seconds.get((pack, how))
+        if histogram is None:
+            histogram = self.seconds[pack, how] = Histogram()
+        histogram.observe(seconds)
         if at_server is not None:
-            _observe(self.upstream, (pack, server), at_server)
+            histogram = self.upstream.get((pack, server))
+            if histogram is None:
+                histogram = self.upstream[pack, server] = Histogram()
+            histogram.observe(at_server)
 
 
 @dataclass(slots=True)
@@ -114,18 +124,4 @@ class EgressTally:
     received: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
 
 
-def _observe(histograms: dict[tuple[str, str], Histogram], key: tuple[str, str], seconds: float) -> None:
-    histogram = histograms.get(key)
-    if histogram is None:
-        histogram = histograms[key] = Histogram()
-    histogram.observe(seconds)
-
-
-def _how(outcome: Outcome) -> tuple[str, str]:
-    match outcome:
-        case Answered():
-            return "answered", ""
-        case Denied():
-            return "denied", ""
-        case Failed(kind=kind):
-            return "failed", kind._value_
+_HOW: Mapping[type[Outcome], str] = {Answered: "answered", Denied: "denied", Failed: "failed"}

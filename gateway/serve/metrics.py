@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Route
 from gateway import __version__
 from gateway.core.calls import Role
 from gateway.runtime.gateway import Gateway
-from gateway.runtime.tally import CallKey, Histogram
+from gateway.runtime.tally import CALL_LABELS, Histogram
 from gateway.serve.identity import Identity, RequireRole
 
 __all__ = ["GatewayCollector", "metrics_route"]
@@ -74,7 +74,7 @@ class GatewayCollector(Collector):
         yield _counters(
             "sandgate_calls",
             "Calls that ended, by what was called and how it ended.",
-            CallKey._fields,
+            CALL_LABELS,
             tally.calls.items(),
         )
         yield _histograms(
