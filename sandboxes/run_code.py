@@ -19,6 +19,8 @@ is believed about itself and nothing else, and a call that it forges is a call l
 """
 
 import ast
+import builtins
+import importlib
 import inspect
 import io
 import json
@@ -290,6 +292,8 @@ def main():
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     vars(module).update(ToolError=ToolError, ToolDenied=ToolDenied, ToolFailed=ToolFailed)
+    # What an interpreter started by hand has; the module that brings them was left out for its time.
+    vars(builtins).update(help=explain, exit=sys.exit, quit=sys.exit)
     while True:
         task = line.read()
         if task["tools"] is not None:
@@ -303,6 +307,11 @@ def main():
         if not line.own:
             os._exit(0)  # a child that came out of the code: the turn is its parent's
         line.write({"turn": task["turn"], "stdout": stdout.text(), "stderr": stderr.text(), **shown})
+
+
+def explain(*asked):
+    """Print the documentation of a function, such as a tool."""
+    importlib.import_module("pydoc").help(*asked)
 
 
 def offer(line, namespace, tools):

@@ -120,6 +120,9 @@ async def test_tools_are_documented_functions_and_hidden_ones_are_not_there(tmp_
         assert doc.startswith("Write a file.")
         assert "content (string)" in doc
         assert hidden is False
+        helped = await ran(session, "help(write)")
+        assert "write(path, content)" in helped["stdout"]
+        assert "Write a file." in helped["stdout"]
 
 
 async def test_variables_live_until_the_reset(tmp_path: Path) -> None:
