@@ -1,6 +1,6 @@
 """CodeAct: what the gateway and the interpreter in the sandbox say to each other, and how it is shown.
 
-Pure; runs and decides nothing. `sandboxes/run_code.py` is the other side and has the frames.
+Pure; runs and decides nothing. `sandboxes/code` is the other side and has the frames.
 What comes from there is as untrusted as a tool server's output: values of the code travel as JSON inside
 a string, so that one which the strict gate refuses is that value's misfortune and not the line's.
 """

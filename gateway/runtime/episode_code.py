@@ -46,7 +46,7 @@ MAX_REFUSED = 100
 """Calls beyond those that are told that they are too many; code that goes on is ended."""
 MAX_ARGUMENTS = 4_000_000
 """Characters of JSON that the arguments of those calls may have together."""
-_RUNNER_AT = "/opt/run_code.py"
+_RUNNER_AT = "/opt/code"
 
 
 @dataclass(slots=True)
@@ -146,7 +146,7 @@ def _spec(served: ServedPack, env: Mapping[str, str]) -> SandboxSpec:
         name=f"{served.name}-code",
         argv=(python.argv0, "-P", "-s", "-S", _RUNNER_AT),
         env={**python.env, "PYTHONHASHSEED": "0", **env},
-        mounts=(*python.mounts, Mount(data_folder("sandboxes") / "run_code.py", _RUNNER_AT)),
+        mounts=(*python.mounts, Mount(data_folder("sandboxes") / "code", _RUNNER_AT)),
         cwd=served.workspace_path,
         limits=limits,
         writable=all(spec.writable for spec in theirs),
