@@ -15,6 +15,8 @@ import pytest
 from gateway.core.session import Mode
 from gateway.runtime.gateway import GatewaySettings
 from tests.support.env_serving import env_server
+from tests.support.markdown import file_in
+from tests.support.processes import serving
 from tests.support.venvs import client_venv, run_client
 
 REQUIREMENTS = ("openenv==0.10.0",)
@@ -136,6 +138,14 @@ def check_episode(told: dict[str, Any]) -> None:
     assert (reward, done, reason) == (1.0, True, "submitted")
     assert [component["score"] for component in components] == [1.0, 1.0, 1.0]
     assert told["again"] is False
+
+
+async def test_the_documented_episode_is_played(tmp_path: Path) -> None:
+    python = await anyio.to_thread.run_sync(client_venv, "openenv", REQUIREMENTS)
+    script = file_in("docs/training.md", "openenv_episode.py")
+    with serving("git", "--mode", "training", "--state", str(tmp_path)) as served:
+        told = await anyio.to_thread.run_sync(run_client, python, script, served.url)
+    assert told.splitlines() == ["Repository status:", "0.0"]
 
 
 TOOL_CALLER = r"""

@@ -9,6 +9,8 @@ from pathlib import Path
 import anyio.to_thread
 
 from tests.support.env_serving import env_server
+from tests.support.markdown import file_in
+from tests.support.processes import serving
 from tests.support.venvs import client_venv, run_client
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +85,14 @@ async def test_an_environment_passes_gymnasiums_checks_and_plays_an_episode(tmp_
     assert told["end"][1:4] == [1.0, True, False]
     assert told["end"][4]["done_reason"] == "submitted"
     assert told["wire"] == [4, "submitted"]
+
+
+async def test_the_documented_episode_is_played(tmp_path: Path) -> None:
+    python = await anyio.to_thread.run_sync(gymnasium_python)
+    script = file_in("docs/training.md", "gym_episode.py")
+    with serving("git", "--mode", "training", "--state", str(tmp_path)) as served:
+        told = await anyio.to_thread.run_sync(run_client, python, script, served.url)
+    assert told.splitlines() == ["Repository status: allow", "0.0 True False"]
 
 
 async def test_limits_and_infrastructure_truncate_where_the_task_terminates(tmp_path: Path) -> None:
