@@ -8,7 +8,9 @@ from typing import Any, TypeAlias, cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.calls import LOCAL
 from gateway.core.policy.situation import Situation
+from gateway.core.policy.verdicts import Verdict
 from tests.support.policies import Life, effect_of, judged, with_rules
 
 KINDS = {"path": "path", "paths": "path"}
@@ -137,6 +139,49 @@ def test_another_deny_never_allows_more(
 
 
 @settings(deadline=None)
+@given(RULES, RULES, ARGUMENTS, st.sampled_from(["training", "deployment"]))
+def test_an_overlay_never_allows_more_and_leaves_the_other_mode_alone(
+    rules: list[dict[str, Any]], more: list[dict[str, Any]], arguments: dict[str, Any], mode: Any
+) -> None:
+    overlay = [{"id": f"m{n}", **rule} for n, rule in enumerate(more) if "allow" not in rule]
+    layered = with_rules(*rules, modes={mode: {"rules": overlay}})
+    for judge_in in ("training", "deployment"):
+        before, after = (
+            effect_of(policy, "fs.read", arguments, kinds=KINDS, mode=judge_in)
+            for policy in (with_rules(*rules), layered)
+        )
+        assert after != "allow" or before == "allow"
+        assert judge_in == mode or after == before
+
+
+@settings(deadline=None)
+@given(RULES, ARGUMENTS, LABELS)
+def test_what_could_not_be_listed_is_never_allowed(
+    rules: list[dict[str, Any]], arguments: dict[str, Any], labels: set[str]
+) -> None:
+    policy = with_rules(*rules)
+    effect = effect_of(
+        policy, "fs.read", arguments, kinds=KINDS, situation=Situation(labels=frozenset(labels))
+    )
+    assert effect == "deny" or policy.could_allow("fs", "read", LOCAL)
+
+
+@settings(deadline=None)
+@given(RULES, st.sampled_from(["allow", "ask", "deny"]), st.booleans(), ARGUMENTS, st.booleans())
+def test_what_nobody_looked_at_is_never_allowed_sooner(
+    rules: list[dict[str, Any]], effect: str, negated: bool, arguments: dict[str, Any], crosses: bool
+) -> None:
+    matcher: dict[str, Any] = {"symlinks": "deny"}
+    args = {"path": {"not": matcher} if negated else matcher}
+    policy = with_rules(*rules, {effect: "fs.*", "args": args})
+    answers: list[Verdict] = [crosses, None]
+    known, unknown = (
+        effect_of(policy, "fs.read", arguments, kinds=KINDS, situation=_looked(answer)) for answer in answers
+    )
+    assert unknown != "allow" or known == "allow" or effect == "ask"
+
+
+@settings(deadline=None)
 @given(RULES, ARGUMENTS)
 def test_what_is_forwarded_is_judged_alike_when_it_comes_in(
     rules: list[dict[str, Any]], arguments: dict[str, Any]
@@ -146,6 +191,13 @@ def test_what_is_forwarded_is_judged_alike_when_it_comes_in(
     again = judged(policy, "fs.read", first.arguments, kinds=KINDS)
     assert again.arguments == first.arguments
     assert again.decision == first.decision
+
+
+def _looked(answer: Verdict) -> Situation:
+    def crosses_link(path: str) -> Verdict:
+        return answer
+
+    return Situation(crosses_link=crosses_link)
 
 
 # --- the reference: written from the spec's sentences, slow and plain

@@ -112,6 +112,7 @@ class DeploymentMode(Part):
     """What is different in deployment."""
 
     ask: Annotated[Literal["deny", "prompt", "queue"], BeforeValidator(_of_deployment)] = "prompt"
+    clock: Literal["real"] = Field(default="real", description="The wall's; there is no other.")
     rules: _Overlay = ()
 
 
