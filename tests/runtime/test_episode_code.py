@@ -215,6 +215,17 @@ async def test_a_loop_is_stopped_and_the_variables_stay(tmp_path: Path) -> None:
         assert (await ran(session, "kept"))["result"] == 1
 
 
+async def test_the_episodes_time_ends_code_and_the_episode(tmp_path: Path) -> None:
+    manifest = copy_pack("echo", tmp_path).folder / "toolpack.yaml"
+    manifest.write_text(manifest.read_text().replace("max_denials: 3", "max_denials: 3, time_limit: 1s"))
+    async with playing(tmp_path) as session:
+        await session.reset(ResetRequest(task="be-good"))
+        late = await session.step(Code(LOOP))
+        assert isinstance(late.observation["error"], dict)
+        assert late.observation["error"]["error_type"] == "timeout"
+        assert (late.done, late.metadata["done_reason"], late.reward) == (True, "time_limit", 0.5)
+
+
 async def test_a_call_that_takes_too_long_is_given_up_in_the_codes_time(tmp_path: Path) -> None:
     async with playing(tmp_path) as session:
         late = await ran(session, "kept = 1\nsleep(seconds=30)", 0.5)
@@ -282,6 +293,8 @@ RAISING = [
     ("def f(): f()\nf()", "RecursionError"),
     ("class R:\n    def __repr__(self): raise KeyError('r')\nR()", "KeyError"),
     ("import os; os.fork() or exit()\nraise LookupError", "LookupError"),
+    ("import os\nwhile True: os.fork()", "BlockingIOError"),
+    ("x = '\\0'\nopen(x)", "ValueError"),
 ]
 
 
