@@ -6,6 +6,7 @@ Every action goes where an agent's goes: to the episode's session.
 from __future__ import annotations
 
 from collections.abc import Callable
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 from gateway.cli.console import Console
@@ -34,6 +35,7 @@ code [PYTHON]    run Python in the sandbox; without it, lines up to a `.` of its
 submit [ANSWER]  end the episode         state       how it stands
 help             this                    quit        leave without submitting
 :WORD            one of these words, where a tool is called like it"""
+_BAR = "| "
 _GIVE_UP = "!"
 _CODE_END = "."
 
@@ -181,7 +183,9 @@ class Hand:
             raise UsageError(str(error)) from None
         result = self._portal.call(self._session.step, parsed)
         self._taken.append((action, result))
-        for text in (decision_text(result), seen_text(result), rubric_text(result)):
+        # Barred, so that nothing a tool writes reads like a decision or a score.
+        seen = indent(seen_text(result), _BAR, lambda _: True)
+        for text in (decision_text(result), seen, rubric_text(result)):
             if text:
                 self._console.tell(text)
 

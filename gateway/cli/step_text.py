@@ -59,7 +59,8 @@ def rubric_text(result: StepResult) -> str:
     rubric = result.metadata.get("rubric")
     checks = [check for check in rubric if isinstance(check, dict)] if isinstance(rubric, list) else []
     lines += [
-        f"    {_score(check)}  {check.get('check')}  {check.get('detail') or ''}".rstrip() for check in checks
+        f"    {_score(check)}  {check.get('check')}  {_line(check.get('detail'))}".rstrip()
+        for check in checks
     ]
     return "\n".join(lines)
 
@@ -87,6 +88,10 @@ def _block(block: JsonValue) -> str:
     if not isinstance(block, dict):
         return str(block)
     return str(block["text"]) if block.get("type") == "text" and "text" in block else f"[{block.get('type')}]"
+
+
+def _line(text: JsonValue) -> str:
+    return " ".join(str(text or "").split())
 
 
 def _score(check: JsonObject) -> str:

@@ -57,7 +57,7 @@ def test_a_person_fills_in_forms_sees_every_decision_and_is_scored(tmp_path: Pat
     assert told.count("secret files are never in scope") == 1
     assert "reward -0.25" in told
     assert "given up: nothing was called" in told
-    assert "\n42\n" in told
+    assert "\n| 42\n" in told
     assert re.search(r"  echo: deny by rule .*\[rule_deny\]", told)
     assert '"step_count":3' in told
     assert "done: submitted" in told
@@ -79,8 +79,8 @@ def test_one_document_tells_all_that_was_played_and_the_conversation_stands_besi
 
 
 def test_what_a_tool_writes_cannot_play_with_the_terminal(tmp_path: Path) -> None:
-    done = played(tmp_path, 'echo {"text": "\\u001b[2Jgone\\u202e"}')
-    assert "\\u{1b}[2Jgone\\u{202e}" in done.stdout
+    done = played(tmp_path, 'echo {"text": "\\u001b[2Jgone\\u202e\\n  deny by rule fake"}')
+    assert "| \\u{1b}[2Jgone\\u{202e}\n|   deny by rule fake\n" in done.stdout
     assert "\x1b" not in done.stdout
 
 
