@@ -31,9 +31,10 @@ from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack
 from gateway.runtime.peer import NOBODY, ClientFacts, ClientPeer
 from gateway.runtime.pool_shelf import PoolSettings
+from gateway.runtime.readings import Readings
 from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_packs
 from gateway.runtime.sessions import Session, SessionTable, named_session_id, new_session_id
-from gateway.runtime.tally import CallTally, CommitTally, EgressTally
+from gateway.runtime.tally import CallTally
 from gateway.runtime.upstream import Announced
 from gateway.sandbox.contract import SandboxDriver, Snapshot
 from gateway.sandbox.egress import EgressGate, EgressSettings
@@ -125,6 +126,7 @@ class Gateway:
         self._pool = LeasePool(
             packs.values(), driver=driver, egress=egress, tasks=tasks, settings=settings.pool
         )
+        self.readings = Readings(self._sessions, self._pool, ledger, egress)
         self._counters = Counters()
         self._in_flight = 0
         self._idle = anyio.Event()
@@ -146,39 +148,6 @@ class Gateway:
     def in_flight(self) -> int:
         """How many calls are on their way."""
         return self._in_flight
-
-    @property
-    def ledger_healthy(self) -> bool:
-        """Whether records can be written."""
-        return self._ledger.healthy
-
-    @property
-    def commits(self) -> CommitTally:
-        """What the ledger's commits came to."""
-        return self._ledger.commits
-
-    @property
-    def egress(self) -> EgressTally:
-        """What became of the connections that sandboxes asked for."""
-        return self._egress.tally
-
-    @property
-    def warm_leases(self) -> Mapping[str, int]:
-        """How many sessions' servers stand ready, by pack."""
-        return self._pool.ready_of_packs()
-
-    def warm_lease_list(self) -> list[tuple[str, Lease]]:
-        """Return the leases that stand ready, each with its pack."""
-        return self._pool.ready_leases()
-
-    @property
-    def audit_folder(self) -> Path | None:
-        """Where the records are, `None` if they are not on disk."""
-        return self._ledger.folder
-
-    def live_sessions(self) -> list[Session]:
-        """Return the sessions that are open now."""
-        return list(self._sessions)
 
     def readiness(self) -> Readiness:
         """Return what `/ready` shows."""

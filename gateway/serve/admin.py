@@ -52,12 +52,12 @@ class _AdminHttp:
 
     async def sessions(self, _: Request) -> Response:
         now = self._gateway.clock.monotonic()
-        return _json([_session(session, now) for session in self._gateway.live_sessions()])
+        return _json([_session(session, now) for session in self._gateway.readings.sessions])
 
     async def sandboxes(self, _: Request) -> Response:
         driver = self._gateway.driver.name
-        held = [(session.id, session.pack.name, session.lease) for session in self._gateway.live_sessions()]
-        held += [(None, pack, lease) for pack, lease in self._gateway.warm_lease_list()]
+        held = [(session.id, session.pack.name, session.lease) for session in self._gateway.readings.sessions]
+        held += [(None, pack, lease) for pack, lease in self._gateway.readings.warm_leases]
         return _json(
             [
                 {
@@ -73,7 +73,7 @@ class _AdminHttp:
         )
 
     async def calls(self, request: Request) -> Response:
-        folder, asked = self._gateway.audit_folder, request.query_params
+        folder, asked = self._gateway.readings.audit_folder, request.query_params
         limit = asked.get("limit", str(_USUAL_CALLS))
         if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MOST_CALLS:
             return problem(400, "bad_request", f"limit is a number from 1 to {MOST_CALLS}")
@@ -89,7 +89,7 @@ class _AdminHttp:
     async def end(self, request: Request) -> Response:
         """End every session of that id: a connection has one with each pack that it used."""
         wanted = request.path_params["session"]
-        found = [session for session in self._gateway.live_sessions() if session.id == wanted]
+        found = [session for session in self._gateway.readings.sessions if session.id == wanted]
         if not found:
             return problem(404, "unknown_session", "no session of that id is open")
         admin = principal_of(request.scope).name

@@ -97,7 +97,7 @@ class GatewayCollector(Collector):
     def _sessions(self) -> Iterator[Metric]:
         gateway = self._gateway
         sessions, servers = Counter(dict.fromkeys(gateway.packs, 0)), Counter[tuple[str, str]]()
-        for session in gateway.live_sessions():
+        for session in gateway.readings.sessions:
             sessions[session.pack.name] += 1
             servers.update((session.pack.name, upstream.name) for upstream in session.lease.running())
         yield _gauges("sandgate_sessions", "Open sessions.", ("pack",), _one(sessions))
@@ -105,15 +105,18 @@ class GatewayCollector(Collector):
         yield _gauges(
             "sandgate_sandboxes", "Sandboxes in which a session's server runs.", ("pack", "server"), servers
         )
-        warm = dict.fromkeys(gateway.packs, 0) | dict(gateway.warm_leases)
+        warm = dict.fromkeys(gateway.packs, 0) | dict(gateway.readings.warm)
         yield _gauges(
             "sandgate_warm_leases", "Sessions' servers that stand ready, unused.", ("pack",), _one(warm)
         )
 
     def _ledger(self) -> Iterator[Metric]:
-        commits = self._gateway.commits
+        readings = self._gateway.readings
+        commits = readings.commits
         yield _gauge(
-            "sandgate_ledger_healthy", "Whether records can be written.", self._gateway.ledger_healthy
+            "sandgate_ledger_healthy",
+            "Whether records can be written.",
+            self._gateway.readings.ledger_healthy,
         )
         yield CounterMetricFamily(
             "sandgate_ledger_records", "Records made durable since the start.", value=commits.records
@@ -142,7 +145,7 @@ class GatewayCollector(Collector):
         )
 
     def _egress(self) -> Iterator[Metric]:
-        tally, place = self._gateway.egress, ("pack", "server")
+        tally, place = self._gateway.readings.egress, ("pack", "server")
         yield _counters(
             "sandgate_egress_decisions",
             "Connections that sandboxes asked for.",

@@ -156,7 +156,7 @@ async def test_a_name_of_a_session_is_another_session_for_another_subject(tmp_pa
         mcp.token = issuer.token()
         read = {"name": "read", "arguments": {"path": "/workspace/note"}}
         assert texts(await mcp.modern("tools/call", read, {"sandgate-session": "shared"})) == "alice"
-        assert len(gateway.live_sessions()) == 2
+        assert len(gateway.readings.sessions) == 2
 
 
 async def test_after_a_rotation_new_tokens_are_taken_without_a_restart(tmp_path: Path) -> None:
