@@ -1,41 +1,45 @@
-"""Fresh sandboxes: start, hand-over from the pool, reset, sessions a second, memory. Beside `import mcp`.
+"""Fresh sandboxes: start, hand-over, reset, sessions a second, memory. Beside `import mcp` and `docker run`.
 
 All is measured in turn, round after round, so that a noisy machine disturbs each alike; ratios are
 what to read. A session here is whole: workspace, policy, ledger, sandbox, and a Python MCP server
-(the `git` pack's) that answers a call. A pool only moves work to before the session: its sustained
-rate is that of a cold start, so both are given.
+(the `git` pack's) that has answered `initialize` and `tools/list`. `cold` starts the server anew,
+`forked` forks it from its template; a pool only moves either to before the session.
 
-    .venv/bin/python -m benchmarks.sandbox [--rounds 8] [--seconds 8] [--json FILE]
+    .venv/bin/python -m benchmarks.sandbox [--rounds 8] [--seconds 8] [--alive 8] [--json FILE] [--plot FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
 
+from benchmarks.plot import Bars
 from gateway.cli.wiring import make_plan, open_plan
 from gateway.core.calls import LOCAL, Answered, Front, ToolCall
+from gateway.errors import SandgateError
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.sessions import Session, new_call_id
-from gateway.sandbox.bubblewrap import BubblewrapDriver
-from gateway.sandbox.contract import SandboxSpec, WorkspaceSpec
+from gateway.sandbox.contract import SandboxDriver, SandboxSpec, WorkspaceSpec
+from gateway.sandbox.drivers import make_driver
+from gateway.sandbox.images import read_recipe
 
 PACK, TOOL, ARGUMENTS = "git", "git_status", {"repo_path": "/workspace"}
 FILES = 10_000
-BASE = "python -c 'import mcp', no sandbox"
-CALLERS = 2
-ALIVE = 8
+CALLERS = 4
+DOCKER = ("docker", "run", "--rm", "--network", "none")
+HOLD = 60.0
 
 
 @dataclass
@@ -58,19 +62,19 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What is measured: a driver alone, a gateway that starts cold, one that keeps servers warm."""
+class OneDriver:
+    """What is measured of a driver alone, whatever runs in it."""
 
-    driver: BubblewrapDriver
-    cold: Gateway
-    warm: Gateway
+    driver: SandboxDriver
     seed: Path
 
-    async def import_mcp(self) -> float:
-        """Import what every Python MCP server imports, in a process of its own."""
-        begin = time.perf_counter()
-        await anyio.to_thread.run_sync(subprocess.check_call, [sys.executable, "-c", "import mcp"])
-        return time.perf_counter() - begin
+    def rows(self) -> list[Row]:
+        """Return what to measure."""
+        name = self.driver.name
+        return [
+            Row(f"{name}: start of a shell", self.start),
+            Row(f"{name}: reset of {FILES:,} files", self.reset),
+        ]
 
     async def start(self) -> float:
         """From `acquire` to the first byte of a shell."""
@@ -94,34 +98,73 @@ class Bench:
         await workspace.aclose()
         return took
 
-    async def hand_over(self) -> float:
-        """Open a session that finds a warm server."""
-        return (await self._opened())[0]
 
-    async def hand_over_and_call(self) -> float:
-        """Open a session that finds a warm server, and have its first call answered."""
-        return sum(await self._opened())
+@dataclass(frozen=True)
+class Sessions:
+    """What is measured of whole sessions of a gateway, named by how its servers start."""
 
-    async def _opened(self) -> tuple[float, float]:
-        await warmed(self.warm)
+    name: str
+    gateway: Gateway
+
+    async def opened(self) -> float:
+        """Open a session and bring its server up, with nothing ready."""
         begin = time.perf_counter()
-        session = await self.warm.open_session(PACK, LOCAL)
-        opened = time.perf_counter()
-        assert session.lease.untouched
-        await answered(self.warm, session)
-        called = time.perf_counter()
-        await self.warm.close_session(session)
-        await warmed(self.warm)  # the next start must disturb nobody's measurement
-        return opened - begin, called - opened
-
-    async def cold_session(self) -> float:
-        """Open a session and have its first call answered, with nothing ready."""
-        begin = time.perf_counter()
-        session = await self.cold.open_session(PACK, LOCAL)
-        await answered(self.cold, session)
+        session = await self._up()
         took = time.perf_counter() - begin
-        await self.cold.close_session(session)
+        await self.gateway.close_session(session)
         return took
+
+    async def _up(self) -> Session:
+        session = await self.gateway.open_session(PACK, LOCAL)
+        await session.lease.server(PACK)
+        return session
+
+    async def handed_over(self) -> float:
+        """Open a session that finds a warm server."""
+        await self._warmed()
+        begin = time.perf_counter()
+        session = await self.gateway.open_session(PACK, LOCAL)
+        took = time.perf_counter() - begin
+        assert session.lease.untouched
+        await answered(self.gateway, session)
+        await self.gateway.close_session(session)
+        await self._warmed()  # the next start must disturb nobody's measurement
+        return took
+
+    async def _warmed(self) -> None:
+        """Return once the pool is as deep as it is going to be."""
+        with anyio.fail_after(HOLD):
+            while self.gateway.readiness().detail["warm"] != 2:  # noqa: ASYNC110 - the pool tells nobody
+                await anyio.sleep(0.01)
+
+    async def sustained(self, seconds: float) -> float:
+        """Return fresh sessions a second with their servers up, over so many seconds."""
+        done = 0
+        begin = anyio.current_time()
+
+        async def caller() -> None:
+            nonlocal done
+            while anyio.current_time() - begin < seconds:
+                await self.opened()
+                done += 1
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(CALLERS):
+                tasks.start_soon(caller)
+        return done / (anyio.current_time() - begin)
+
+    async def alive(self, number: int) -> tuple[float | None, float]:
+        """Keep so many sessions up: return the MiB each is charged, and seconds until all are closed."""
+        sessions = [await self._up() for _ in range(number)]
+        servers = [await session.lease.server(PACK) for session in sessions]
+        charged = [server.sandbox.stats().memory for server in servers]
+        begin = time.perf_counter()
+        async with anyio.create_task_group() as tasks:
+            for session in sessions:
+                tasks.start_soon(self.gateway.close_session, session)
+        took = time.perf_counter() - begin
+        known = [use for use in charged if use is not None]
+        return (statistics.mean(known) / 2**20 if known else None), took
 
 
 async def answered(gateway: Gateway, session: Session) -> None:
@@ -130,115 +173,122 @@ async def answered(gateway: Gateway, session: Session) -> None:
     assert isinstance(outcome, Answered), outcome
 
 
-async def warmed(gateway: Gateway) -> None:
-    """Return once the pool is as deep as it is going to be."""
-    with anyio.fail_after(60):
-        while gateway.readiness().detail["warm"] != 2:  # noqa: ASYNC110 - the pool tells nobody
-            await anyio.sleep(0.01)
+async def command(*words: str) -> float:
+    """Run a command to its end."""
+    begin = time.perf_counter()
+    await anyio.to_thread.run_sync(lambda: subprocess.check_call(words, stdout=subprocess.DEVNULL))
+    return time.perf_counter() - begin
 
 
-async def sustained(gateway: Gateway, seconds: float) -> float:
-    """Return fresh sessions a second, each with an answered call, over so many seconds and two callers."""
-    done = 0
-    begin = anyio.current_time()
-
-    async def caller() -> None:
-        nonlocal done
-        while anyio.current_time() - begin < seconds:
-            session = await gateway.open_session(PACK, LOCAL)
-            await answered(gateway, session)
-            await gateway.close_session(session)
-            done += 1
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(CALLERS):
-            tasks.start_soon(caller)
-    return done / (anyio.current_time() - begin)
-
-
-async def memory(gateway: Gateway) -> float | None:
-    """Return the MiB that each of several idle sandboxes is charged for; `None` without control groups."""
-    sessions = [await gateway.open_session(PACK, LOCAL) for _ in range(ALIVE)]
-    for session in sessions:
-        await answered(gateway, session)
-    servers = [await session.lease.server(PACK) for session in sessions]
-    charged = [server.sandbox.stats().memory for server in servers]
-    for session in sessions:
-        await gateway.close_session(session)
-    known = [use for use in charged if use is not None]
-    return statistics.mean(known) / 2**20 if known else None
-
-
-@asynccontextmanager
-async def opened(folder: Path) -> AsyncGenerator[Bench]:
-    """Start what is measured."""
+def seeded(folder: Path) -> Path:
+    """Make a folder of many files."""
     seed = folder / "seed"
     for number in range(FILES):
         place = seed / str(number % 100)
         place.mkdir(parents=True, exist_ok=True)
         (place / f"file{number}").write_text(f"{number}\n")
+    return seed
+
+
+async def drivers(stack: AsyncExitStack, folder: Path) -> list[SandboxDriver]:
+    """Open every driver that this machine has, and say which it has not."""
+    found: list[SandboxDriver] = []
+    for name in ("bubblewrap", "docker", "gvisor", "process"):
+        try:
+            driver = make_driver(name, cache_dir=folder / name)
+            found.append(await stack.enter_async_context(driver))
+        except SandgateError as error:
+            print(f"not measured: {name} ({str(error).splitlines()[0][:100]})", file=sys.stderr)
+    return found
+
+
+@asynccontextmanager
+async def gateways(folder: Path) -> AsyncGenerator[dict[str, Sessions]]:
+    """Start a gateway each that starts servers cold, forks them, and keeps forks warm."""
     # Depth that does not change while it is measured: the pool holds two, and may.
     (folder / "gateway.yaml").write_text("pool: {minimum: 2, maximum: 2}\n")
-    cold, warm = (
-        make_plan([PACK], {"state": folder / name}, config_file=folder / "gateway.yaml", warm=name == "warm")
-        for name in ("cold", "warm")
-    )
-    say = print
-    async with (
-        BubblewrapDriver(folder / "cache") as driver,
-        open_plan(cold, say) as without,
-        open_plan(warm, say) as kept,
-    ):
-        yield Bench(driver, without, kept, seed)
+    async with AsyncExitStack() as stack:
+        opened: dict[str, Sessions] = {}
+        for name in ("cold", "forked", "pool"):
+            plan = make_plan(
+                [PACK],
+                {"state": folder / name},
+                config_file=folder / "gateway.yaml",
+                warm=name == "pool",
+            )
+            opened[name] = Sessions(name, await stack.enter_async_context(open_plan(plan, print)))
+        start_cold(opened["cold"].gateway)
+        yield opened
 
 
-async def run(rounds: int, seconds: float) -> tuple[list[Row], dict[str, float | None]]:
-    """Measure everything in turn, `rounds` times; then rates and memory."""
+def start_cold(gateway: Gateway) -> None:
+    """Let the gateway forget that its pack's servers may be forked."""
+    served = gateway.packs[PACK]
+    plans = {name: replace(one, spec=replace(one.spec, preload=None)) for name, one in served.plans.items()}
+    gateway.packs = {**gateway.packs, PACK: replace(served, plans=plans)}
+
+
+async def run(rounds: int, seconds: float, alive: int) -> tuple[list[Row], dict[str, float | None]]:
+    """Measure everything in turn, `rounds` times; then rates and memory, in turn as well."""
     # Synced ledgers are only honest on a disk: a temporary folder may be memory.
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        async with opened(Path(folder)) as bench:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        async with AsyncExitStack() as stack:
+            found = await drivers(stack, folder)
+            sessions = await stack.enter_async_context(gateways(folder))
+            seed = seeded(folder)
             rows = [
-                Row(BASE, bench.import_mcp),
-                Row("sandbox start, acquire to first byte", bench.start),
-                Row(f"reset of a {FILES:,}-file workspace", bench.reset),
-                Row("session handed over from the pool", bench.hand_over),
-                Row("... and its first call answered", bench.hand_over_and_call),
-                Row("cold session, first call answered", bench.cold_session),
+                Row("python -c 'import mcp', no sandbox", lambda: command(sys.executable, "-c", "import mcp"))
             ]
+            if "docker" in {driver.name for driver in found} and shutil.which("docker"):
+                image = read_recipe("base").tag
+                rows.append(Row("docker run /bin/true", lambda: command(*DOCKER, image, "/bin/true")))
+            rows += [row for driver in found for row in OneDriver(driver, seed).rows()]
+            rows += [Row(f"session, {kind}", sessions[kind].opened) for kind in ("cold", "forked")]
+            rows.append(Row("session handed over from the pool", sessions["pool"].handed_over))
             for number in range(rounds):
                 for row in rows:
                     row.seconds.append(await row.work())
                 print(f"round {number + 1} of {rounds} done", file=sys.stderr)
-            return rows, {
-                "cold: fresh sessions/s, sustained": await sustained(bench.cold, seconds),
-                "pool: fresh sessions/s, sustained": await sustained(bench.warm, seconds),
-                "MiB charged to a live sandbox": await memory(bench.cold),
-            }
+            figures: dict[str, float | None] = {}
+            for kind in ("cold", "forked"):
+                figures[f"{kind}: fresh sessions/s, sustained"] = await sessions[kind].sustained(seconds)
+            for kind in ("cold", "forked"):
+                each, closed = await sessions[kind].alive(alive)
+                figures[f"{kind}: MiB charged to each of {alive} live sandboxes"] = each
+                figures[f"{kind}: seconds to close them all"] = closed
+            return rows, figures
 
 
-def report(rows: list[Row], figures: dict[str, float | None]) -> None:
+def report(rows: list[Row], figures: Mapping[str, float | None]) -> None:
     """Print one table; ratios are against the import without a sandbox."""
-    print(f"{'':44}{'p50 ms':>9}{'max ms':>9}{'x import':>10}")
+    print(f"{'':48}{'p50 ms':>9}{'max ms':>9}{'x import':>10}")
     for row in rows:
-        print(f"{row.name:44}{row.p50:>9.1f}{row.worst:>9.1f}{row.p50 / rows[0].p50:>10.3f}")
+        print(f"{row.name:48}{row.p50:>9.1f}{row.worst:>9.1f}{row.p50 / rows[0].p50:>10.3f}")
     for name, figure in figures.items():
-        print(f"{name:44}{'unknown' if figure is None else f'{figure:.1f}':>9}")
+        print(f"{name:48}{'unknown' if figure is None else f'{figure:.2f}':>9}")
 
 
 def main() -> None:
-    """Parse arguments, run, print; `--json FILE` keeps the figures."""
+    """Parse arguments, run, print; `--json` keeps the figures, `--plot` draws the medians."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--alive", type=int, default=8)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    rows, figures = anyio.run(run, options.rounds, options.seconds, backend_options={"use_uvloop": True})
+    words = options.rounds, options.seconds, options.alive
+    rows, figures = anyio.run(run, *words, backend_options={"use_uvloop": True})
     report(rows, figures)
     if options.json:
         kept = {row.name: {"p50_ms": row.p50, "max_ms": row.worst} for row in rows}
-        options.json.write_text(json.dumps(kept | figures, indent=1) + "\n")
+        options.json.write_text(json.dumps({**kept, **figures}, indent=1) + "\n")
+    if options.plot:
+        bars = {row.name: {"p50": row.p50} for row in rows}
+        Bars("Fresh sandboxes, p50 (one run, two cores)", "ms", bars, log=True).write(options.plot)
 
 
 if __name__ == "__main__":
