@@ -27,6 +27,7 @@ __all__ = [
     "StrictGate",
     "media_fault",
     "message_of",
+    "part_of",
     "rpc_error",
 ]
 
@@ -157,6 +158,12 @@ def _passed_on(scope: Scope, message: JsonValue, body: bytes) -> Scope:
     headers = [(name, value) for name, value in scope["headers"] if name not in _REPLACED]
     headers.append((b"content-length", str(len(body)).encode()))
     return {**scope, "headers": headers, _MESSAGE: message}
+
+
+def part_of(scope: Scope, message: JsonValue, receive: Receive) -> tuple[Scope, Receive]:
+    """Return one message of a gated POST as a POST of its own."""
+    body = strict_json.dumps(message)
+    return _passed_on(scope, message, body), Replay(body, receive)
 
 
 class Replay:

@@ -22,6 +22,7 @@ from gateway.runtime.sessions import Session
 from gateway.serve.endings import serve_until_ended
 from gateway.serve.gate import GateLimits, StrictGate, message_of, rpc_error
 from gateway.serve.identity import principal_of
+from gateway.serve.mcp.batches import batch_of, serve_batch
 from gateway.serve.mcp.directory import Directory
 from gateway.serve.mcp.envelope import names_modern_era
 from gateway.serve.mcp.listening import tell_connection
@@ -78,8 +79,10 @@ class McpEndpoint:
         try:
             if names_modern_era(headers.get("mcp-protocol-version")):
                 await self._modern(named(scope, session_name(headers.get("sandgate-session"))), receive, send)
+            elif (batch := batch_of(scope)) is not None:
+                await serve_batch(batch, self._one, scope, receive, send)
             else:
-                await self._legacy(scope, headers.get("mcp-session-id"), receive, send)
+                await self._one(scope, receive, send)
         except ClientError as error:
             response = rpc_error(error.status, error.status, str(error), retry_headers(error))
             await response(scope, receive, send)
@@ -113,6 +116,9 @@ class McpEndpoint:
             tasks.cancel_scope.cancel()
 
     # -- with sessions
+
+    async def _one(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._legacy(scope, Headers(scope=scope).get("mcp-session-id"), receive, send)
 
     async def _legacy(self, scope: Scope, session_id: str | None, receive: Receive, send: Send) -> None:
         principal = principal_of(scope)
