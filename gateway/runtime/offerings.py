@@ -49,10 +49,13 @@ class Offered:
 
 @dataclass(slots=True)
 class Offerings:
-    """The listings of one session. The last one is remembered to tell whose a name is."""
+    """The listings of one session. Whose a name is is remembered from the last one, shown or not:
+
+    what the policy hides is denied, and not said to be missing.
+    """
 
     session: Session
-    _last: dict[Listing, Offered] = field(default_factory=dict[Listing, Offered])
+    _owners: dict[Listing, dict[str, str]] = field(default_factory=dict[Listing, dict[str, str]])
 
     async def list(self, what: Listing) -> Offered:
         """Ask every server that has any, all at once, and return what the policy shows of it."""
@@ -71,9 +74,12 @@ class Offerings:
         async with anyio.create_task_group() as tasks:
             for server in servers:
                 tasks.start_soon(ask, server)
+        owners = self._owners[what] = dict[str, str]()
+        for server in servers:
+            for item in found.get(server, ()):
+                owners.setdefault(self._name(server, what, item), server)
         items = {server: self._shown(server, what, found[server]) for server in servers if server in found}
-        offered = self._last[what] = Offered(items, tuple(sorted(failed)))
-        return offered
+        return Offered(items, tuple(sorted(failed)))
 
     async def owner_of_resource(self, uri: str, *, alone: bool) -> str | None:
         """Return the server to be asked for a resource, or for what completes a template.
@@ -83,14 +89,12 @@ class Offerings:
         servers = self.session.pack.offering("resources")
         if not servers or (alone and len(servers) == 1):
             return servers[0] if servers else None
-        for what, key in ((Listing.RESOURCES, "uri"), (Listing.TEMPLATES, "uriTemplate")):
-            for server, items in (await self._recent(what, uri, key)).items.items():
-                if any(item.get(key) == uri for item in items):
-                    return server
-        for server, items in self._last[Listing.TEMPLATES].items.items():
-            if any(made_by(str(item.get("uriTemplate")), uri) for item in items):
-                return server
-        return None
+        for what in (Listing.RESOURCES, Listing.TEMPLATES):
+            owners = await self._recent(what, uri)
+            if uri in owners:
+                return owners[uri]
+        templates = self._owners[Listing.TEMPLATES]
+        return next((server for template, server in templates.items() if made_by(template, uri)), None)
 
     async def owner_of_prompt(self, name: str) -> tuple[str, str] | None:
         """Return the server of a prompt that the pack shows by this name, and the server's own name."""
@@ -98,24 +102,24 @@ class Offerings:
         if len(servers) == 1:
             own = self._own_name(servers[0], name)
             return None if own is None else (servers[0], own)
-        listed = await self._recent(Listing.PROMPTS, name, "name") if servers else Offered({})
-        for server, items in listed.items.items():
-            if any(item.get("name") == name for item in items):
-                own = self._own_name(server, name)
-                return None if own is None else (server, own)
-        return None
+        server = (await self._recent(Listing.PROMPTS, name)).get(name) if servers else None
+        own = None if server is None else self._own_name(server, name)
+        return None if server is None or own is None else (server, own)
 
     def _own_name(self, server: str, name: str) -> str | None:
         prefix = self.session.pack.prefix_of(server)
         return name.removeprefix(prefix) if name.startswith(prefix) else None
 
-    async def _recent(self, what: Listing, name: str, key: str) -> Offered:
-        """Return the last listing, or a new one if the last does not know the name."""
-        last = self._last.get(what)
-        known = last is not None and any(
-            item.get(key) == name for items in last.items.values() for item in items
-        )
-        return last if last is not None and known else await self.list(what)
+    async def _recent(self, what: Listing, name: str) -> dict[str, str]:
+        """Return the owners by the last listing, or by a new one if the last does not know the name."""
+        if name not in self._owners.get(what, ()):
+            await self.list(what)
+        return self._owners[what]
+
+    def _name(self, server: str, what: Listing, item: JsonObject) -> str:
+        """Return the name under which the pack shows an item."""
+        own = str(item.get(_KEYS[what]))
+        return self.session.pack.prefix_of(server) + own if what is Listing.PROMPTS else own
 
     async def _ask(self, server: str, what: Listing) -> list[JsonObject]:
         upstream = await self.session.lease.server(server)
@@ -128,7 +132,7 @@ class Offerings:
             raise
 
     def _shown(self, server: str, what: Listing, items: list[JsonObject]) -> list[JsonObject]:
-        machine, prefix = self.session.machine, self.session.pack.prefix_of(server)
+        machine = self.session.machine
         shown: list[JsonObject] = []
         for item in items:
             name = item.get(_KEYS[what])
@@ -136,7 +140,7 @@ class Offerings:
                 continue
             screened, _ = screen(item)
             # The URI is what the client has to send: it is judged as it is.
-            screened[_KEYS[what]] = prefix + name if what is Listing.PROMPTS else name
+            screened[_KEYS[what]] = self._name(server, what, item)
             shown.append(machine.masked(screened))
         return shown
 

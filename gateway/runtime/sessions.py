@@ -89,6 +89,12 @@ class Session:
         """Return whose it is now, for records."""
         return CallIds(self.id, self.episode, self.step, self.principal.name, self.pack.name)
 
+    def logs(self, tool: str) -> bool:
+        """Whether a tool's server says that it sends log messages."""
+        known = self.pack.catalog.tools.get(tool)
+        offers = None if known is None else self.pack.offers.get(known.server)
+        return offers is not None and offers.has("logging")
+
     def tools(self) -> list[JsonObject]:
         """Return the MCP tool definitions as the policy shows them."""
         return self.machine.tools()

@@ -103,7 +103,8 @@ class RawMcp:
 
     def modern_headers(self, method: str, params: Mapping[str, Any]) -> dict[str, str]:
         """Return the headers that mirror a modern body."""
-        named = {"mcp-name": str(params["name"])} if "name" in params else {}
+        name = params.get("name", params.get("uri"))
+        named = {"mcp-name": str(name)} if name is not None else {}
         return {"mcp-protocol-version": MODERN, "mcp-method": method, **named}
 
     def _request(self, method: str, params: Any) -> bytes:

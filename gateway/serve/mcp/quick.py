@@ -133,6 +133,8 @@ class QuickCalls:
             seat = self._legacy(headers, pack, principal)
         if seat is None or self._gateway.draining or seat.session.closed:
             return None
+        if seat.session_id is not None and seat.session.logs(tool):
+            return None  # its server may log, and that belongs on the call's own stream
         if seat.asked:
             return None  # its server may ask it something, or an approval may: that needs a stream
         call = ToolCall(new_call_id(), tool, arguments, Front.MCP, end_to_end_meta(meta))

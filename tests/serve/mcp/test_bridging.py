@@ -1,0 +1,287 @@
+"""Callers and servers of different eras, and what has to survive between them: raw on both sides."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+
+from gateway.core.policy import compile_policy, load_policy
+from gateway.runtime.audit import query
+from gateway.runtime.clock import SystemClock
+from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
+from gateway.runtime.ledger import open_ledger
+from gateway.serve.app import build_app
+from gateway.serve.identity import LOCAL_IDENTITY
+from gateway.serve.security import HttpSecurity
+from tests.support.gateways import copy_pack, installer
+from tests.support.http_serving import running
+from tests.support.mcp_http import LEGACY, MODERN, RawMcp, texts
+from tests.support.sandboxes import bubblewrap
+
+ERAS = [LEGACY, MODERN]
+SERVERS = ["old", "new"]
+BIG = 123456789012345678901
+FORMS: dict[str, Any] = {"elicitation": {}}
+CAN = "io.modelcontextprotocol/clientCapabilities"
+ALICE = {"action": "accept", "content": {"name": "Alice"}}
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path) -> AsyncGenerator[tuple[RawMcp, Gateway]]:
+    pack, clock = copy_pack("bridge", tmp_path), SystemClock()
+    assert pack.policy_file is not None
+    policy = compile_policy(load_policy(pack.policy_file.read_text(), "policy.yaml"))
+    async with (
+        open_ledger(tmp_path / "state", clock) as ledger,
+        bubblewrap(tmp_path) as driver,
+        open_gateway(
+            [(pack, policy)],
+            driver=driver,
+            ledger=ledger,
+            installer=installer(),
+            clock=clock,
+            settings=GatewaySettings(),
+        ) as gateway,
+    ):
+        app = build_app(gateway, identity=LOCAL_IDENTITY, security=HttpSecurity.bound_to("127.0.0.1"))
+        async with running(app, gateway) as url, httpx2.AsyncClient(timeout=15) as http:
+            yield RawMcp(http, url + "/mcp"), gateway
+
+
+async def streamed(mcp: RawMcp, tool: str, answer: dict[str, Any] | None = None, **meta: Any) -> list[Any]:
+    """Call a tool of a session and return all that came on its stream; questions get `answer`."""
+    if mcp.session_id is None:
+        await mcp.initialize()
+    body = {
+        "jsonrpc": "2.0",
+        "id": next(mcp.ids),
+        "method": "tools/call",
+        "params": {"name": tool, "arguments": {}, "_meta": meta},
+    }
+    headers = {
+        **mcp.legacy_headers(),
+        "content-type": "application/json",
+        "accept": "application/json, text/event-stream",
+    }
+    came: list[Any] = []
+    async with mcp.http.stream("POST", mcp.url, json=body, headers=headers) as response:
+        if response.headers["content-type"] == "application/json":
+            return [json.loads(await response.aread())]
+        async for line in response.aiter_lines():
+            if line.startswith("data:"):
+                message = json.loads(line[5:])
+                came.append(message)
+                if "id" in message and "method" in message:
+                    told = {"jsonrpc": "2.0", "id": message["id"], "result": answer}
+                    await mcp.post(json.dumps(told).encode(), mcp.legacy_headers())
+    return came
+
+
+async def modern(mcp: RawMcp, tool: str, can: dict[str, Any] | None = None, **params: Any) -> Any:
+    meta = {CAN: can or {}, **params.pop("_meta", {})}
+    answer = await mcp.modern("tools/call", {"name": tool, "arguments": {}, "_meta": meta, **params})
+    return answer.json()
+
+
+# -- questions across eras
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_a_caller_without_a_session_is_asked_by_the_result_whatever_the_server_speaks(
+    tmp_path: Path, server: str
+) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        asked = (await modern(mcp, f"{server}_greet", FORMS))["result"]
+        assert asked["resultType"] == "input_required"
+        ((key, request),) = asked["inputRequests"].items()
+        assert request["method"] == "elicitation/create"
+        assert request["params"]["requestedSchema"]["x-unknown"] == BIG
+        assert request["params"]["unknownField"] == [BIG]
+        state = asked["requestState"]
+        answers = {key: ALICE}
+
+        other = await modern(mcp, f"{server}_seen", FORMS, requestState=state, inputResponses=answers)
+        assert other["error"]["code"] == -32602
+        forged = await modern(
+            mcp, f"{server}_greet", FORMS, requestState="A" + state[1:], inputResponses=answers
+        )
+        assert forged["error"]["code"] == -32602
+
+        done = await modern(mcp, f"{server}_greet", FORMS, requestState=state, inputResponses=answers)
+        assert done["result"]["resultType"] == "complete"
+        assert done["result"]["content"][0]["text"].startswith("hello Alice")
+    records = [r for r in query(tmp_path / "state") if r["tool"] == "greet"]
+    assert [record["event"] for record in records] == ["decision", "outcome"] * 2
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_a_caller_with_a_session_is_asked_on_its_stream_whatever_the_server_speaks(
+    tmp_path: Path, server: str
+) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        mcp.capabilities = FORMS
+        question, result = await streamed(mcp, f"{server}_greet", ALICE)
+        assert question["method"] == "elicitation/create"
+        assert question["params"]["unknownField"] == [BIG]
+        assert result["result"]["content"][0]["text"].startswith("hello Alice")
+        assert "resultType" not in result["result"]
+
+
+async def test_a_client_that_declared_nothing_is_asked_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        (legacy,) = await streamed(mcp, "old_greet")
+        assert "-32601" in legacy["result"]["content"][0]["text"]
+        assert "-32601" in (await modern(mcp, "old_greet"))["result"]["content"][0]["text"]
+
+
+async def test_a_server_is_told_exactly_what_its_own_caller_can_do(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        roots = {"roots": {"listChanged": True}}
+        for capabilities in (FORMS, roots, {}):
+            client = RawMcp(mcp.http, mcp.url, capabilities=capabilities)
+            for tool in ("old_can", "new_can"):
+                assert json.loads(texts(await client.call(LEGACY, tool))) == capabilities
+            told = await modern(client, "new_can", capabilities)
+            assert json.loads(told["result"]["content"][0]["text"]) == capabilities
+
+
+# -- what survives
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("server", SERVERS)
+async def test_what_no_library_knows_comes_through(tmp_path: Path, era: str, server: str) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        result = (await mcp.call(era, f"{server}_rich")).json()["result"]
+        assert result["content"] == [{"type": "hologram", "frames": [BIG], "annotations": {"x": 1.5}}]
+        assert result["structuredContent"] == {"n": BIG}
+        assert result["extra"] == {"deep": [None, BIG]}
+        assert result["_meta"]["a/b"] == BIG
+        tools = (await mcp.send(era, "tools/list")).json()["result"]["tools"]
+        tool = next(each for each in tools if each["name"] == f"{server}_rich")
+        assert tool["inputSchema"]["$defs"] == {"x": {"const": BIG}}
+        assert tool["unknownField"] == {"n": BIG}
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("server", SERVERS)
+async def test_trace_context_travels_and_the_hops_own_words_do_not(
+    tmp_path: Path, era: str, server: str
+) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        meta = {"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-01", "com.example/x": BIG}
+        params = {"name": f"{server}_trace", "arguments": {}, "_meta": meta}
+        got = json.loads(texts(await mcp.send(era, "tools/call", params)))
+        assert meta.items() <= got.items()
+        client = got.get("io.modelcontextprotocol/clientInfo", {"name": "sandgate"})
+        assert client["name"] == "sandgate"
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_progress_comes_under_the_callers_token_and_logs_by_its_level(
+    tmp_path: Path, server: str
+) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        *said, result = await streamed(mcp, f"{server}_steps", progressToken="mine")
+        progress = [each["params"] for each in said if each["method"] == "notifications/progress"]
+        assert [each["progress"] for each in progress] == [1, 2, 3]
+        assert {each["progressToken"] for each in progress} == {"mine"}
+        assert {each["y"] for each in progress} == {BIG}
+        assert len([each for each in said if each["method"] == "notifications/message"]) == 3
+        assert result["result"]["content"][0]["text"] == "done"
+        await mcp.legacy("logging/setLevel", {"level": "error"})
+        *said, _ = await streamed(mcp, f"{server}_steps")
+        assert [each["params"]["level"] for each in said] == ["error", "error"]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_resources_of_two_servers_are_listed_together_and_a_shared_uri_is_the_firsts(
+    tmp_path: Path, era: str
+) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        listed = (await mcp.send(era, "resources/list")).json()["result"]["resources"]
+        assert [each["uri"] for each in listed] == ["doc://legacy/a", "doc://shared/b", "doc://modern/a"]
+        assert {each["unknownField"] for each in listed} == {BIG}
+        for uri, by in (("doc://shared/b", "legacy"), ("doc://modern/a", "modern")):
+            answer = await mcp.send(era, "resources/read", {"uri": uri})
+            (content,) = answer.json()["result"]["contents"]
+            assert (content["text"], content["unknownField"]) == (by, BIG)
+        denied = (await mcp.send(era, "resources/read", {"uri": "doc://secret/c"})).json()["error"]
+        assert "secrets are not read" in denied["message"]
+        assert not -32768 <= denied["code"] <= -32000
+        absent = (await mcp.send(era, "resources/read", {"uri": "doc://nowhere/x"})).json()["error"]
+        assert (absent["code"], absent["data"]["uri"]) == (-32602, "doc://nowhere/x")
+        for name, by in (("old_hello", "legacy"), ("new_hello", "modern")):
+            got = (await mcp.send(era, "prompts/get", {"name": name})).json()["result"]
+            assert (got["messages"][0]["content"]["text"], got["unknownField"]) == (by, BIG)
+    records = [r for r in query(tmp_path / "state") if str(r["tool"]).startswith("resource:")]
+    assert [r["event"] for r in records] == ["decision", "outcome"] * 4
+
+
+# -- cancellation
+
+
+async def test_a_cancelled_call_is_cancelled_at_its_server_in_both_eras(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (mcp, gateway):
+        await mcp.call(LEGACY, "old_seen")
+        slow = {"jsonrpc": "2.0", "id": "s", "method": "tools/call"}
+        slow["params"] = {"name": "old_slow", "arguments": {}}  # type: ignore[assignment]
+        notice = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "s"}}
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mcp.post, json.dumps(slow).encode(), mcp.legacy_headers())
+            await until(lambda: busy(gateway) == 1)
+            await mcp.post(json.dumps(notice).encode(), mcp.legacy_headers())
+        await until(lambda: busy(gateway) == 0)
+        assert "notifications/cancelled" in texts(await mcp.call(LEGACY, "old_seen"))
+
+        await modern(mcp, "new_seen")
+        with anyio.move_on_after(0.5):
+            await modern(mcp, "new_slow")
+        await until(lambda: busy(gateway) == 0)
+        told = await modern(mcp, "new_seen")
+        assert "notifications/cancelled" in told["result"]["content"][0]["text"]
+
+
+async def test_many_random_cancels_leave_nothing_behind(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    async with serving(tmp_path) as (mcp, gateway):
+        await modern(mcp, "new_seen")
+        await modern(mcp, "old_seen")
+        before = len(anyio_tasks())
+
+        async def one() -> None:
+            with anyio.move_on_after(chance.random() * 0.2):
+                await modern(mcp, chance.choice(["old_slow", "new_slow", "old_steps", "new_greet"]), FORMS)
+
+        for _ in range(10):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(20):
+                    tasks.start_soon(one)
+        await until(lambda: busy(gateway) == 0)
+        assert "method" not in json.dumps(await modern(mcp, "new_rich"))
+        await until(lambda: len(anyio_tasks()) <= before + 2)
+    records = list(query(tmp_path / "state"))
+    events = [record["event"] for record in records]
+    assert events.count("decision") == events.count("outcome")
+
+
+def anyio_tasks() -> list[Any]:
+    return [task for task in anyio.get_running_tasks() if task.name and "gateway" in task.name]
+
+
+def busy(gateway: Gateway) -> int:
+    return sum(session.in_flight for session in gateway._sessions)  # pyright: ignore[reportPrivateUsage]
+
+
+async def until(holds: Any) -> None:
+    with anyio.fail_after(10):
+        while not holds():  # noqa: ASYNC110 - what is waited for is in the gateway and says nothing
+            await anyio.sleep(0.01)
