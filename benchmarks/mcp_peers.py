@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.http_caller import LEGACY, MODERN
 from tests.support.venvs import client_venv
 
-__all__ = ["Peer", "Process", "Usage", "peers", "usage"]
+__all__ = ["HERE", "Peer", "Process", "Usage", "free_port", "peers", "running", "usage"]
 
 HERE = Path(__file__).parent
 ECHO = HERE / "packs" / "echo" / "servers" / "echo.py"
@@ -124,9 +124,9 @@ def peers(state: str, wanted: tuple[str, ...] = ()) -> Generator[list[Peer]]:
         for kind in _kinds(state):
             if wanted and kind.name not in wanted:
                 continue
-            port = _free_port()
+            port = free_port()
             try:
-                process = stack.enter_context(_running(kind.argv(port), port))
+                process = stack.enter_context(running(kind.argv(port), port))
             except (OSError, subprocess.CalledProcessError, RuntimeError) as error:
                 print(f"left out: {kind.name}: {error}", file=sys.stderr)
                 continue
@@ -134,14 +134,15 @@ def peers(state: str, wanted: tuple[str, ...] = ()) -> Generator[list[Peer]]:
         yield found
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
-def _running(argv: list[str], port: int) -> Generator[Process]:
+def running(argv: list[str], port: int) -> Generator[Process]:
     """Run a peer until the block ends, once it listens. Raises `RuntimeError` if it does not."""
     begin = time.monotonic()
     process = subprocess.Popen(

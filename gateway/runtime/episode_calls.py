@@ -43,8 +43,12 @@ class EpisodeCalls:
         Raises what `Gateway.call` raises.
         """
         outcome: Outcome | None = None
-        with anyio.move_on_after(seconds):
-            outcome = await self.gateway.call(self.session, ToolCall(new_call_id(), tool, arguments, front))
+        calling = self.gateway.call(self.session, ToolCall(new_call_id(), tool, arguments, front))
+        if seconds is None:
+            outcome = await calling
+        else:
+            with anyio.move_on_after(seconds):
+                outcome = await calling
         self._note_loss(outcome)
         if outcome is None:
             return None
