@@ -153,16 +153,29 @@ def _changed(known: ClientFormat, path: Path, text: str, name: str, entry: dict[
     if known.syntax == "toml":
         return _changed_toml(known, path, text, name, entry)
     try:
+        text = text if text.strip() else "{}\n" if entry else text
+        before: Any = jsonc.parse(text) if text.strip() else {}
+        kept = _others(before, known.section, name)
         if entry is None:
-            return jsonc.remove_member(text, [known.section, name]) if text.strip() else text
-        text = text if text.strip() else "{}\n"
-        kept = _others(jsonc.parse(text), known.section, name)
-        if kept is not None and kept[1] == entry:
+            after, wanted = jsonc.remove_member(text, [known.section, name]) if kept else text, None
+        elif kept is not None and kept[1] == entry:
             return text
-        return jsonc.set_member(text, [known.section, name], {**entry, **(kept[0] if kept else {})})
+        else:
+            wanted = {**entry, **(kept[0] if kept else {})}
+            after = jsonc.set_member(text, [known.section, name], wanted)
     except jsonc.JsoncError as error:
         problem = Problem(str(path), error.line, error.column, "json", f"{error}: nothing was changed")
         raise ConfigError([problem]) from None
+    if after != text and jsonc.parse(after) != _meant(before, known.section, name, wanted):
+        raise UsageError(f"{path}: cannot be changed without a doubt, and was not: change it by hand")
+    return after
+
+
+def _meant(before: Any, section: str, name: str, entry: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what the file has to say once it was changed."""
+    document = cast("dict[str, Any]", before)
+    servers = {key: value for key, value in document.get(section, {}).items() if key != name}
+    return {**document, section: servers if entry is None else {**servers, name: entry}}
 
 
 def _changed_toml(known: ClientFormat, path: Path, text: str, name: str, entry: dict[str, Any] | None) -> str:

@@ -83,8 +83,11 @@ def remove_member(text: str, path: Sequence[str]) -> str:
     members = node.members or []
     place = members.index(member)
     end = member.value.end if member.comma is None else member.comma + 1
-    start = len(text[: member.start].rstrip(" \t"))
-    start -= text[:start].endswith("\n")
+    start = member.start
+    if _own_line(text, start) and _blank_to_line_end(text, end):
+        # Its line goes with it, but not the line's end where something stands behind: it may end a comment.
+        start = len(text[:start].rstrip(" \t"))
+        start -= text[:start].endswith("\n")
     text = text[:start] + text[end:]
     if place and place == len(members) - 1 and (comma := members[place - 1].comma) is not None:
         text = text[:comma] + text[comma + 1 :]
@@ -121,6 +124,11 @@ def _shown(value: Any, indent: str, unit: str) -> str:
 
 def _own_line(text: str, at: int) -> bool:
     return not text[text.rfind("\n", 0, at) + 1 : at].strip()
+
+
+def _blank_to_line_end(text: str, at: int) -> bool:
+    rest = text[at:].lstrip(" \t\r")
+    return not rest or rest.startswith("\n")
 
 
 def _indent_at(text: str, at: int) -> str:

@@ -243,3 +243,19 @@ def test_a_member_can_be_put_anywhere_and_taken_out_again(text: str, path: list[
     assert jsonc.parse(jsonc.remove_member(put, path[:1])) == jsonc.parse(text)
     if "," not in text.replace('"a":1,}', ","):
         json.loads(put.removeprefix("\ufeff").replace("/* c */", "").replace("// c", ""))
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('{"a": 1, // c\n"m": 2, "b": 3}', '{"a": 1, // c\n "b": 3}'),
+        ('{"a": 1, // c\n"m": 2}', '{"a": 1 // c\n}'),
+        ('{\n  "a": 1,\n  // mine\n  "m": 2\n}', '{\n  "a": 1\n  // mine\n}'),
+        ('{\n  "m": 2, // mine\n  "b": 3\n}', '{\n   // mine\n  "b": 3\n}'),
+        ('{"m": {"x": "}"}}', "{}"),
+        ('{"b": {"m": 1}}', '{"b": {"m": 1}}'),
+    ],
+)
+def test_what_is_taken_out_leaves_no_comment_that_swallows_the_rest(text: str, left: str) -> None:
+    assert jsonc.remove_member(text, ["m"]) == left
+    assert "m" not in jsonc.parse(left)
