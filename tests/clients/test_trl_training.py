@@ -11,13 +11,32 @@ import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
+from gateway.training import AsyncEnv
+from gateway.training.export import export_files, trajectories_in
+from tests.support.env_serving import env_server
 from tests.support.markdown import ROOT
 from tests.support.processes import serving
 from tests.support.venvs import client_venv
 
 STEPS, GENERATIONS = 2, 4
+READER = r"""
+import json, runpy, sys
+from datasets import load_dataset
+from trl.data_utils import apply_chat_template, is_conversational
+
+rows = load_dataset("json", data_files=sys.argv[1], split="train")
+tokenizer = runpy.run_path(sys.argv[2])["tiny_tokenizer"]()
+told = [
+    {"text": apply_chat_template({"messages": row["messages"], "tools": row["tools"]}, tokenizer)["text"],
+     "conversational": is_conversational(row), "messages": row["messages"], "reward": row["reward"]}
+    for row in rows
+]
+print(json.dumps(told))
+"""
 
 
 def trl_python() -> Path:
@@ -51,3 +70,26 @@ def test_grpo_trains_on_episodes_and_leaves_none_behind(tmp_path: Path) -> None:
     scored = [end["reward"] for end in ends if end["done"]]
     assert len(scored) == STEPS * GENERATIONS
     assert sum(scored) == pytest.approx(sum(told["all"]) * GENERATIONS)
+
+
+async def test_exported_episodes_are_conversations_to_trl(tmp_path: Path) -> None:
+    python = await anyio.to_thread.run_sync(trl_python)
+    async with env_server(tmp_path) as server, AsyncEnv(server.url) as env:
+        await env.reset(task="fix-readme")
+        await env.call("echo", {"text": "hi"})
+        await env.call("write", {"path": "README.md", "content": "The."})
+        await env.submit("done")
+    rows = list(export_files(trajectories_in(tmp_path)))
+    file = tmp_path / "episodes.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    script, example = READER, str(ROOT / "examples" / "train_trl.py")
+    argv = [str(python), "-c", script, str(file), example]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path)}  # noqa: TID251 - a child's
+    done = await anyio.run_process(argv, env=environ, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    [told] = json.loads(done.stdout)
+    assert (told["conversational"], told["reward"]) == (True, 1.0)
+    assert told["messages"] == rows[0]["messages"]  # no argument of one call is made up for another
+    assert (
+        '<tool_call>{"name": "write", "arguments": {"path": "README.md", "content": "The."}}' in told["text"]
+    )

@@ -54,6 +54,11 @@ told["written"] = env.step(call("write", path="README.md", content="The."))
 told["end"] = env.step(json.dumps({"type": "submit", "answer": "done"}))
 told["wire"] = [env.unwrapped.last.metadata["step"], env.unwrapped.last.done_reason]
 
+many = gymnasium.make_vec("sandgate/echo-v0", num_envs=2, vectorization_mode="sync", url=URL)
+many.reset(seed=3)
+told["many"] = list(many.step((call("echo", text="a"), call("echo", text="b")))[0])
+many.close()
+
 env.reset(options={"task": "be-good"})
 told["task"] = env.unwrapped._env.state().task
 told["limit"] = [env.step("nonsense")[1:4] for _ in range(8)]
@@ -85,6 +90,7 @@ async def test_an_environment_passes_gymnasiums_checks_and_plays_an_episode(tmp_
     assert told["end"][1:4] == [1.0, True, False]
     assert told["end"][4]["done_reason"] == "submitted"
     assert told["wire"] == [4, "submitted"]
+    assert told["many"] == ["a", "b"]
 
 
 async def test_the_documented_episode_is_played(tmp_path: Path) -> None:
