@@ -30,6 +30,7 @@ from gateway.core.rubric import (
 )
 from gateway.core.strict_json import StrictJsonError, dumps, loads
 from gateway.core.tasks import Check, Command, PythonCheck
+from gateway.data import data_folder
 from gateway.errors import SandgateError
 from gateway.runtime.programs import ProgramFault, run_program
 from gateway.sandbox.contract import Limits, Mount, SandboxDriver, SandboxSpec, Workspace
@@ -41,6 +42,7 @@ FILE_CHECKS_TIMEOUT = 60.0
 _RUNNER = Path(__file__).with_name("check_runner.py")
 _RUNNER_AT = "/opt/checks/runner.py"
 _PACK_AT = "/opt/checks/pack"
+_LIBRARY_AT = "/opt/checks/library"
 _LAUNCH = ("/bin/sh", "-c", 'exec "$0" "$@"')
 _CANNOT_START = (126, 127)
 """Exit codes by which the shell, whatever the driver, says that there is no such program."""
@@ -117,9 +119,11 @@ class Checks:
 
     def _script_spec(self, check: PythonCheck, workspace: Workspace) -> SandboxSpec:
         python = python_runtime()
-        # The script's own folder is importable, the workspace and its environment are not.
-        argv = (python.argv0, "-E", "-s", "-B", f"{_PACK_AT}/{check.script}")
-        return self._spec(argv, python.env, (*python.mounts, Mount(self._folder, _PACK_AT)), workspace)
+        # The script's own folder and `sandgate_check` are importable, the workspace and its environment not.
+        argv = (python.argv0, "-E", "-s", "-B", f"{_LIBRARY_AT}/run_check.py", f"{_PACK_AT}/{check.script}")
+        library = Mount(data_folder("sandboxes") / "checks", _LIBRARY_AT)
+        mounts = (*python.mounts, library, Mount(self._folder, _PACK_AT))
+        return self._spec(argv, python.env, mounts, workspace)
 
     def _command_spec(self, check: Command, workspace: Workspace) -> SandboxSpec:
         if check.argv[0] != "python":

@@ -100,6 +100,47 @@ async def test_a_script_is_told_of_the_episode_and_may_import_its_neighbours(ben
     assert await bench.run(script) == [CheckScore(1.0, "t")]
 
 
+RUBRIC = """
+from sandgate_check import Check, {kind}
+
+class Written(Check):
+    gate = {gate}
+    def score(self):
+        return (self.workspace / "a.txt").exists()
+
+class Long(Check):
+    weight = 3.0
+    def score(self):
+        return min(1.0, len((self.workspace / "a.txt").read_text()) / 10), "too short"
+
+class Asked(Check):
+    def score(self):
+        return self.episode["answer"] == "42"
+
+class Report({kind}):
+    parts = (Written, Long, Asked)
+
+Report.run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "gate", "score"),
+    [("Weighted", True, 0.625), ("Weighted", False, 0.7), ("Sequential", True, 0.375)],
+)
+async def test_a_script_may_compose_checks_of_its_own(
+    bench: Bench, kind: str, gate: bool, score: float
+) -> None:
+    (bench.seed / "a.txt").write_text("12345", encoding="utf-8")
+    script = bench.script(RUBRIC.format(kind=kind, gate=gate))
+    assert await bench.run(script) == [CheckScore(score, "Long: too short")]
+
+
+async def test_a_gate_in_a_script_makes_it_worth_nothing(bench: Bench) -> None:
+    script = RUBRIC.format(kind="Weighted", gate=True).replace(".read_text()", ".name")
+    assert await bench.run(bench.script(script)) == [CheckScore(0.0, "Written: 0.0; Long: too short")]
+
+
 async def test_the_workspace_cannot_shadow_what_a_script_imports(bench: Bench) -> None:
     (bench.seed / "json.py").write_text("raise SystemExit(0)\n", encoding="utf-8")
     script = bench.script("import json\nprint(json.dumps(0.25))")
