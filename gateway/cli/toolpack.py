@@ -11,6 +11,7 @@ from gateway.cli.output import Format, say, show
 
 if TYPE_CHECKING:
     from gateway.config import Config
+    from gateway.core.json_types import JsonObject
     from gateway.core.lock import Lock, ToolChanges
     from gateway.core.manifest import ServerSpec
     from gateway.runtime.packs import Pack
@@ -73,19 +74,40 @@ def lock(
     )
 
 
+class _Told:
+    """Where connections are told instead of recorded: the operator is watching, and there is no ledger."""
+
+    async def append(self, body: JsonObject) -> None:
+        match body:
+            case {"server": server, "decision": {"effect": effect}, "egress": {"asked": asked}}:
+                say(f"server {server!r} connects to {asked}: {effect}")
+            case _:
+                return
+
+
 async def _lock(pack: Pack, config: Config) -> dict[str, ToolChanges]:
-    from gateway.cli.wiring import installer_of, secrets_of
+    from gateway.cli.policies import policies_of
+    from gateway.cli.wiring import egress_of, installer_of, secrets_of
     from gateway.core.lock import compare
+    from gateway.runtime.egress import EgressDesk
     from gateway.runtime.packs import prepare_seed, write_lock
     from gateway.runtime.served_pack import ServingSettings, list_servers, plan_servers
     from gateway.sandbox.drivers import make_driver
+    from gateway.sandbox.egress import EgressGate
 
     installer = installer_of(config, say, relock=True)
     settings = ServingSettings(secrets=secrets_of(config, [pack]))
-    async with make_driver(config.sandbox, cache_dir=config.cache) as driver:
-        plans, packages = await plan_servers(pack, installer=installer, settings=settings)
+    elsewhere = any(server.url is not None for server in pack.manifest.servers.values())
+    # What is elsewhere is reached only where the policy grants it, also by this command.
+    policy = policies_of([pack], None)[0][1] if elsewhere else None
+    async with (
+        make_driver(config.sandbox, cache_dir=config.cache) as driver,
+        EgressGate(egress_of(config)) as gate,
+    ):
+        plans, packages = await plan_servers(pack, policy, installer=installer, settings=settings)
         seed = await prepare_seed(pack, pack.manifest.workspace.seed, installer.cache_dir)
-        listings, _ = await list_servers(pack, plans, driver=driver, seed=seed)
+        desk = EgressDesk(gate, _Told())
+        listings, _ = await list_servers(pack, plans, driver=driver, seed=seed, egress=desk)
     changes = {server: compare(pack.lock, server, listed) for server, listed in listings.items()}
     write_lock(pack, listings, packages)
     return changes

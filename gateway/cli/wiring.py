@@ -28,7 +28,7 @@ from gateway.runtime.pool_shelf import PoolSettings
 from gateway.sandbox.drivers import DRIVERS, make_driver
 from gateway.sandbox.egress import EgressSettings
 
-__all__ = ["Plan", "check_driver", "installer_of", "make_plan", "open_plan", "secrets_of"]
+__all__ = ["Plan", "check_driver", "egress_of", "installer_of", "make_plan", "open_plan", "secrets_of"]
 
 
 MOST_BESIDE = 99
@@ -151,12 +151,13 @@ def _settings(plan: Plan) -> GatewaySettings:
         plain_arguments=config.audit.arguments == "plain",
         locked=plan.locked,
         pool=PoolSettings(config.pool.minimum, config.pool.maximum) if plan.warm else PoolSettings(),
-        egress=_egress(config),
+        egress=egress_of(config),
         secrets=secrets_of(config, (pack for pack, _ in plan.packs)),
     )
 
 
-def _egress(config: Config) -> EgressSettings:
+def egress_of(config: Config) -> EgressSettings:
+    """Return what the operator allows connections of servers."""
     wanted = config.egress
     return EgressSettings(
         networks=tuple(map(ip_network, wanted.networks)),

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -25,6 +26,7 @@ from gateway.runtime.packs import load_pack
 from gateway.runtime.peer import ClientFacts, Era
 from gateway.runtime.sessions import Session, new_call_id
 from tests.support.gateways import installer
+from tests.support.processes import run_sandgate
 from tests.support.remote_servers import LOOPBACK, everything_app, remote_pack, served_at
 from tests.support.sandboxes import bubblewrap
 
@@ -183,3 +185,15 @@ async def test_a_changed_definition_is_denied_until_it_is_locked_again(tmp_path:
             session = await gateway.open_session("remote", LOCAL)
             outcome = await call(gateway, session, "test_simple_text")
     assert outcome.decision.code.value == "definition_changed"
+
+
+async def test_the_lock_command_reaches_a_server_elsewhere_and_says_so(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text('egress: {networks: ["127.0.0.0/8"]}')
+    async with served_at(everything_app()) as remote:
+        pack = remote_pack(tmp_path / "pack", {"url": f"{remote.url}/mcp"})
+        argv = ("toolpack", "lock", str(pack), "--config", str(config))
+        done = await anyio.to_thread.run_sync(lambda: run_sandgate(*argv))
+    assert done.returncode == 0, done.stderr
+    assert "far.test_simple_text: added" in done.stdout
+    assert f"server 'far' connects to {remote.url.removeprefix('http://')}: allow" in done.stderr
