@@ -40,7 +40,7 @@ def load_recording(folder: Path) -> Recording:
         raise UsageError(f"{folder}: no recorded calls: let agents work through the gateway first")
     raise UsageError(
         f"{folder}: {recording.hidden} calls, and none with its argument values: record in training mode, "
-        "or with `audit: {arguments: plain}` in gateway.yaml"
+        "or with `audit: {arguments: plain}` in the policy or in gateway.yaml"
     )
 
 

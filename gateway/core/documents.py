@@ -90,6 +90,8 @@ def _sentence(loc: Sequence[str | int], message: str) -> str:
     if message == "Field required":
         return f"missing key {where!r}"
     text = message.removeprefix("Value error, ")
+    if text.startswith("Input should be a valid dictionary"):
+        text = "this is a mapping: {KEY: VALUE}"
     return f"{where}: {text}" if where else text
 
 

@@ -77,6 +77,7 @@ _MOST_NAMED = 1_024
 
 
 class _Who(TypedDict):
+    workspace: str
     principal: Principal
     mode: Mode
 
@@ -312,13 +313,12 @@ class SessionMachine:
 
     def _asked(self, call: ToolCall, tool: Tool) -> Request:
         facts = self.facts
-        who: _Who = {"principal": facts.principal, "mode": facts.mode}
+        who: _Who = {"workspace": facts.workspace, "principal": facts.principal, "mode": facts.mode}
         if tool.target == "resource":
             return Request.of_resource(tool.server, tool.upstream, **who)
         if tool.target == "prompt":
-            prompt, place = tool.upstream, facts.workspace
-            return Request.of_prompt(tool.server, prompt, call.arguments, workspace=place, **who)
-        return Request(tool.server, tool.upstream, call.arguments, tool.kinds, facts.workspace, **who)
+            return Request.of_prompt(tool.server, tool.upstream, call.arguments, **who)
+        return Request(tool.server, tool.upstream, call.arguments, tool.kinds, **who)
 
     def _decided(self, running: _Running, event: Event, now: float) -> Command:
         if running.decision.effect is Effect.ASK:

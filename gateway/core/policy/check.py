@@ -78,6 +78,7 @@ class _Checker:
         self._rules = list(policy.model.placed_rules())
         self._facts = facts
         self._kinds = facts.kinds
+        self._added = {label for entry in policy.model.labels for label in entry.adds}
 
     def alone(self) -> Iterator[Problem]:
         """Yield what the file itself shows."""
@@ -95,12 +96,17 @@ class _Checker:
                     place, "never_holds", f"rule {rule.id!r} can never hold: {reason}"
                 )
             yield from self._labels_nobody_adds(place, rule)
+            for index, label in enumerate(rule.approve.clears if rule.approve else ()):
+                if label not in self._added:
+                    message = f"no entry of 'labels' adds {label!r}: there is nothing to clear"
+                    yield self._document.problem(
+                        (*place, "approve", "clears", index), "unknown_label", message
+                    )
 
     def _labels_nobody_adds(self, place: Place, rule: Rule) -> Iterator[Problem]:
-        added = {label for entry in self._model.labels for label in entry.adds}
         wanted = rule.if_labels
         for label in (*wanted.all, *wanted.any, *wanted.none) if wanted else ():
-            if label not in added:
+            if label not in self._added:
                 message = f"no entry of 'labels' adds {label!r}: rule {rule.id!r} asks for it in vain"
                 yield self._document.problem((*place, "if_labels"), "unknown_label", message)
 

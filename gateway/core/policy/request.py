@@ -58,7 +58,13 @@ class Request:
 
     @classmethod
     def of_resource(
-        cls, server: str, uri: str, *, principal: Principal = LOCAL, mode: Mode = "deployment"
+        cls,
+        server: str,
+        uri: str,
+        *,
+        workspace: str = "/workspace",
+        principal: Principal = LOCAL,
+        mode: Mode = "deployment",
     ) -> Request:
         """Return the request to read or subscribe to the resource of this URI.
 
@@ -70,7 +76,7 @@ class Request:
         if path is not None:
             arguments["path"] = path
         kinds = {"uri": "url", "path": "path"}
-        return cls(server, uri, arguments, kinds, principal=principal, mode=mode, target="resource")
+        return cls(server, uri, arguments, kinds, workspace, principal, mode, target="resource")
 
     @classmethod
     def of_prompt(
@@ -108,7 +114,8 @@ class Request:
         target, server, own = split_name(name)
         match target:
             case "resource":
-                return cls.of_resource(server, own, principal=principal, mode=mode)
+                workspace = facts.workspace
+                return cls.of_resource(server, own, workspace=workspace, principal=principal, mode=mode)
             case "prompt":
                 workspace = facts.workspace
                 return cls.of_prompt(

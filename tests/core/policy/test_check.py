@@ -147,3 +147,9 @@ def test_the_report_has_the_shape_of_the_commands_json() -> None:
         "warnings": [{"file": "p.yaml", "line": 3, "column": 5, "code": "code", "message": "message"}],
     }
     assert report([problem], [])["ok"] is False
+
+
+def test_an_approval_that_clears_what_nothing_adds_is_named() -> None:
+    text = "version: 1\nrules:\n  - {id: a, ask: fs.read, approve: {clears: [untrusted]}}\n"
+    [problem] = check(load_policy(text, "p.yaml"))
+    assert (problem.code, problem.line) == ("unknown_label", 3)
