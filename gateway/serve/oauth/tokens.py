@@ -27,7 +27,7 @@ _CACHED = 4096
 _MAX_TOKEN = 16 * 1024
 _MAX_GROUPS = 500
 _MAX_NAME = 256
-_TYPES = frozenset({None, "jwt", "at+jwt", "application/at+jwt"})
+_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _LAST_SECOND = 253_402_300_799  # of the year 9999
 _UNAVAILABLE = 503
 
@@ -148,7 +148,7 @@ def _algorithm(header: Mapping[str, Any], settings: IssuerSettings) -> str:
     algorithm, kind = header.get("alg"), header.get("typ")
     if algorithm not in settings.algorithms:
         raise _Refused("its signature algorithm is not one of those allowed")
-    if (kind.lower() if isinstance(kind, str) else kind) not in _TYPES:
+    if kind is not None and not (isinstance(kind, str) and kind.lower() in _TYPES):
         raise _Refused("it is a JWT, but not an access token")
     if "crit" in header:
         raise _Refused("it demands an extension (crit) that is not known here")

@@ -212,6 +212,7 @@ async def test_a_short_rsa_key_and_one_for_encryption_are_no_keys() -> None:
     [
         ({"typ": "id_token+jwt"}, "not an access token"),
         ({"typ": "dpop+jwt"}, "not an access token"),
+        ({"typ": ["jwt"]}, "not an access token"),
         ({"crit": ["exp"]}, "neither a token known here nor a JWT"),
         ({"kid": None}, ""),
     ],
