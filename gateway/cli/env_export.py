@@ -49,6 +49,8 @@ def export(
     from gateway.training.export import export_files, trajectories_in
 
     files = [file for source in sources for file in trajectories_in(source)]
+    if out is not None and out.resolve() in {file.resolve() for file in files}:
+        raise UsageError(f"--out {out}: that is one of the trajectories: give another file")
     written = broken = 0
     with _opened(out) as lines:
         for file in files:

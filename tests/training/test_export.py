@@ -88,6 +88,14 @@ async def test_an_episode_that_cannot_be_read_is_told_and_harms_no_other(tmp_pat
     assert "2 of 4 episodes written, 2 cannot be read" in ran.err
 
 
+async def test_a_trajectory_is_never_written_over(tmp_path: Path) -> None:
+    file = await recorded(tmp_path)
+    before = file.read_text()
+    ran = sandgate("env", "export", str(tmp_path), "--out", str(file))
+    assert (ran.code, "one of the trajectories" in ran.err) == (2, True)
+    assert file.read_text() == before
+
+
 def test_a_folder_without_trajectories_is_told_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="state folder of training mode"):
         trajectories_in(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 
@@ -70,7 +71,9 @@ print(json.dumps(told))
 """
 
 
-async def test_an_environment_passes_gymnasiums_checks_and_plays_an_episode(tmp_path: Path) -> None:
+async def test_an_environment_passes_gymnasiums_checks_plays_an_episode_and_truncates_at_limits(
+    tmp_path: Path,
+) -> None:
     python = await anyio.to_thread.run_sync(gymnasium_python)
     async with env_server(tmp_path) as server:
         told = json.loads(await anyio.to_thread.run_sync(run_client, python, PLAYER, server.url))
@@ -91,6 +94,15 @@ async def test_an_environment_passes_gymnasiums_checks_and_plays_an_episode(tmp_
     assert told["end"][4]["done_reason"] == "submitted"
     assert told["wire"] == [4, "submitted"]
     assert told["many"] == ["a", "b"]
+    check_what_truncates(told)
+
+
+def check_what_truncates(told: dict[str, Any]) -> None:
+    """Limits and infrastructure truncate where the task terminates."""
+    assert told["task"] == "be-good"
+    assert told["limit"] == [[0.0, False, False]] * 7 + [[0.5, False, True]]
+    assert told["crash"][1:4] == [0.0, False, True]
+    assert told["crash"][4]["done_reason"] == "server_failed"
 
 
 async def test_the_documented_episode_is_played(tmp_path: Path) -> None:
@@ -99,16 +111,6 @@ async def test_the_documented_episode_is_played(tmp_path: Path) -> None:
     with serving("git", "--mode", "training", "--state", str(tmp_path)) as served:
         told = await anyio.to_thread.run_sync(run_client, python, script, served.url)
     assert told.splitlines() == ["Repository status: allow", "0.0 True False"]
-
-
-async def test_limits_and_infrastructure_truncate_where_the_task_terminates(tmp_path: Path) -> None:
-    python = await anyio.to_thread.run_sync(gymnasium_python)
-    async with env_server(tmp_path) as server:
-        told = json.loads(await anyio.to_thread.run_sync(run_client, python, PLAYER, server.url))
-    assert told["task"] == "be-good"
-    assert told["limit"] == [[0.0, False, False]] * 7 + [[0.5, False, True]]
-    assert told["crash"][1:4] == [0.0, False, True]
-    assert told["crash"][4]["done_reason"] == "server_failed"
 
 
 ALONE = r"""
