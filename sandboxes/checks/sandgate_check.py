@@ -41,7 +41,7 @@ class Check:
 
     def score(self):
         """Return a number in [0, 1], true or false, or a pair of that and a line that says why."""
-        raise NotImplementedError(f"{type(self).__name__} has no method 'score'")
+        raise TypeError(f"{type(self).__name__} has no method 'score': a check says by it what it is worth")
 
     def found(self):
         """Return the score as a number, and the line."""
