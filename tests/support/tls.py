@@ -53,6 +53,12 @@ def _certificate(subject: x509.Name, issuer: x509.Name, key: Key) -> x509.Certif
 
 class _Pages(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", f"https://{self.path[4:]}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         body = b"x" * int(self.path[6:]) if self.path.startswith("/size/") else b"a page over TLS"
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -72,7 +78,10 @@ class _Server(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def https_server(folder: Path, host: str = "127.0.0.1") -> Generator[int]:
-    """Serve `/size/N` and other pages with the certificate of `authority(folder, ...)`; yield the port."""
+    """Serve `/size/N`, `/to/HOST/PATH` (a redirect) and other pages; yield the port.
+
+    The certificate is that of `authority(folder, ...)`.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem")
     with _Server((host, 0), _Pages) as server:

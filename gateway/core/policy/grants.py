@@ -96,11 +96,17 @@ def _missing(need: ServerNeeds, written: Grant | None) -> Iterator[str]:
     for secret in need.secrets:
         if secret not in grant.secrets:
             yield f"needs the secret {secret} and is not granted it"
-    given = [parse_host_rule(text) for text in grant.egress]
-    for host in need.egress:
-        if not any(rule.covers(parse_host_rule(host)) for rule in given):
-            part = ", ".join(map(str, common((host,), grant.egress)))
-            yield f"needs to reach {host} and is " + (f"granted {part} only" if part else "not granted it")
+    yield from _unreached(need.egress, grant.egress)
+
+
+def _unreached(needs: tuple[str, ...], grants: tuple[str, ...]) -> Iterator[str]:
+    given = [parse_host_rule(text) for text in grants]
+    for need in needs:
+        wanted, part = parse_host_rule(need), common((need,), grants)
+        if any(rule.covers(wanted) for rule in given) or (part and not wanted.host):
+            continue  # who needs any host makes do with those there are
+        but = f"granted {', '.join(map(str, part))} only" if part else "not granted it"
+        yield f"needs to reach {need} and is {but}"
 
 
 def _names_workspace(roots: tuple[str, ...], workspace: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli.policies import facts_of as facts_of_packs
 from gateway.core.policy import (
     PackFacts,
     cases_file_name,
@@ -22,6 +23,7 @@ POLICIES = Path(__file__).parents[3] / "policies"
 PACKS_OF = {
     "files": ["files"],
     "files-readonly": ["files"],
+    "fetch": ["fetch"],
     "git": ["git"],
     "git-readonly": ["git"],
     "read-only": ["files", "git"],
@@ -38,15 +40,7 @@ PACKS_OF = {
 
 
 def facts_of(policy: str) -> PackFacts | None:
-    packs = [load_pack(name) for name in PACKS_OF[policy]]
-    servers = [(pack, name, server) for pack in packs for name, server in pack.manifest.servers.items()]
-    if not servers:
-        return None
-    return PackFacts(
-        tools={name: pack.lock.schemas_of(name) for pack, name, _ in servers if pack.lock},
-        kinds={name: server.kind_of() for _, name, server in servers},
-        workspace=packs[0].manifest.workspace.path,
-    )
+    return facts_of_packs([load_pack(name) for name in PACKS_OF[policy]])
 
 
 def test_every_shipped_policy_is_tested_here() -> None:

@@ -123,6 +123,27 @@ def test_check_names_the_difference_between_needs_and_grants() -> None:
     assert check(load_policy("version: 1\nrules: []\n", "p.yaml"), facts) == []
 
 
+@pytest.mark.parametrize(
+    ("needs", "grants", "said"),
+    [
+        (("a.example:443",), ["a.example"], None),
+        (("a.example", "b.example:8443"), ["*.example:8443", "a.example"], None),
+        (("*",), ["a.example"], None),
+        (("*.example",), ["a.example"], "needs to reach *.example and is granted a.example:443 only"),
+        (("a.example",), ["b.example"], "needs to reach a.example and is not granted it"),
+        (("a.example",), None, "needs to reach a.example and is not granted it"),
+        (("*",), None, "needs to reach * and is not granted it"),
+    ],
+)
+def test_check_names_hosts_that_are_needed_and_not_granted(
+    needs: tuple[str, ...], grants: list[str] | None, said: str | None
+) -> None:
+    written = "" if grants is None else f"grants: {{web: {{egress: {grants}}}}}\n"
+    facts = PackFacts(tools={"web": {}}, needs={"web": replace(NEEDS, secrets=(), egress=needs)})
+    found = [p.message for p in check(load_policy(f"version: 1\nrules: []\n{written}", "p.yaml"), facts)]
+    assert [message for message in found if "reach" in message] == ([f"server 'web' {said}"] if said else [])
+
+
 def test_check_warns_of_labels_nobody_adds_and_tools_nobody_has() -> None:
     text = (
         "version: 1\nrules:\n  - {id: a, deny: fs.x, if_labels: {all: [mystery]}}\n"
