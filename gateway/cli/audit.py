@@ -76,5 +76,13 @@ def record_line(record: JsonObject) -> str:
         said = f"{decision.get('effect')}{by} [{decision.get('code')}]"
     if isinstance(outcome, dict):
         said = f"{outcome.get('kind')} in {outcome.get('ms')} ms"
-    what = f"{record.get('front') or '-':<4} {record.get('pack') or '-'} {record.get('tool') or '-'}"
+    what = f"{record.get('front') or '-':<4} {record.get('pack') or '-'} {_about(record)}"
     return f"{record.get('seq'):>6} {record.get('event')!s:<16} {what}  {said}".rstrip()
+
+
+def _about(record: JsonObject) -> object:
+    """Return the tool, or what a sandbox asked to connect to."""
+    egress = record.get("egress")
+    if isinstance(egress, dict):
+        return f"{record.get('server')} -> {egress.get('asked')}"
+    return record.get("tool") or "-"

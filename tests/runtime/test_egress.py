@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from gateway.cli.audit import record_line
 from gateway.core.calls import LOCAL, Answered, Front, ToolCall
 from gateway.runtime.audit import query, verify
 from gateway.runtime.gateway import Gateway, GatewaySettings
@@ -107,6 +108,7 @@ async def test_a_granted_host_and_port_work_over_https_and_are_in_the_ledger(tmp
     }
     assert (opened["session"], opened["principal"], opened["server"]) == (session.id, "local", "net")
     assert opened["decision"]["rule"] == f"*.web.example:{here.port}"
+    assert f"net -> a.web.example:{here.port}  allow by *.web.example" in record_line(opened)
     assert closed["outcome"]["kind"] == "closed"
     assert closed["outcome"]["bytes"] > 0 < closed["outcome"]["sent"]
     report = verify(tmp_path / "state")
