@@ -21,6 +21,7 @@ __all__ = [
     "ShuttingDown",
     "StateInUse",
     "TooManySessions",
+    "TooManyStreams",
     "UnknownApproval",
     "UnknownSession",
     "UsageError",
@@ -125,6 +126,16 @@ class TooManySessions(ClientError):
     def __init__(self, limit: int, what: str, retry_after: int = 5) -> None:
         self.limit, self.retry_after = limit, retry_after
         super().__init__(f"{what} already has {limit} sessions: close one or retry in {retry_after} s")
+
+
+class TooManyStreams(ClientError):
+    """A session has as many streams of notifications as one may have."""
+
+    status = 429
+    retry_after = 5
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"this session already listens on {limit} streams: end one")
 
 
 class SandboxError(SandgateError):

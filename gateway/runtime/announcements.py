@@ -14,9 +14,11 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from gateway.core.json_types import JsonObject
+from gateway.errors import TooManyStreams
 
-__all__ = ["Announcement", "Announcements"]
+__all__ = ["MOST_LISTENERS", "Announcement", "Announcements"]
 
+MOST_LISTENERS = 32
 _MOST_WAITING = 256
 
 
@@ -47,7 +49,9 @@ class Announcements:
 
     @contextmanager
     def listening(self) -> Generator[MemoryObjectReceiveStream[Announcement]]:
-        """Yield what is published from now on."""
+        """Yield what is published from now on; raises `TooManyStreams`."""
+        if len(self._listeners) >= MOST_LISTENERS:
+            raise TooManyStreams(MOST_LISTENERS)
         send, receive = anyio.create_memory_object_stream[Announcement](_MOST_WAITING)
         self._listeners.append(send)
         with send, receive:

@@ -158,6 +158,10 @@ class RemoteServer:
                 self._over(str(error))
             except _FAULTS as error:
                 self._over(str(error) or type(error).__name__)
+            except Exception:
+                # A server's bytes must never end the gateway: a fault of ours ends this conversation only.
+                logger.exception("speaking to %s failed", self.id)
+                self._over("it could not be understood")
             finally:
                 if isinstance(request_id, int | str):
                     self._requests.pop(request_id, None)
@@ -276,6 +280,8 @@ class RemoteServer:
             TokenFailure,
         ) as error:
             logger.info("%s cannot be listened to: %s", self.id, error)
+        except Exception:
+            logger.exception("listening to %s failed", self.id)
 
     async def _leave(self) -> None:
         """Tell a server with sessions that this one is over; it may not care."""

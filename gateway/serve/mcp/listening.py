@@ -97,13 +97,17 @@ def tell_connection(connection: Connection, session: Session) -> Callable[[], Co
     A server tells only of resources that were subscribed to, which was a call of its own.
     """
 
+    def wanted(said: Announcement) -> bool:
+        return said.method != _MESSAGE or wanted_level(said.params, connection.state.get(LEVEL_STATE))
+
     async def tell() -> None:
-        with session.announcements.listening() as heard:
-            async for said in heard:
-                if said.method == _MESSAGE and not wanted_level(
-                    said.params, connection.state.get(LEVEL_STATE)
-                ):
-                    continue
-                await connection.notify(said.method, said.params)
+        try:
+            with session.announcements.listening() as heard:
+                async for said in heard:
+                    if wanted(said):
+                        await connection.notify(said.method, said.params)
+        except Exception:
+            # One client's connection is nobody else's trouble.
+            logger.exception("a connection cannot be told of changes any more")
 
     return tell

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from gateway.core.policy import compile_policy, load_policy
+from gateway.runtime.announcements import MOST_LISTENERS
 from gateway.runtime.audit import query
 from gateway.runtime.clock import SystemClock
 from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
@@ -23,7 +24,7 @@ from gateway.serve.identity import LOCAL_IDENTITY
 from gateway.serve.security import HttpSecurity
 from tests.support.gateways import copy_pack, installer
 from tests.support.http_serving import running
-from tests.support.mcp_http import LEGACY, MODERN, RawMcp, texts
+from tests.support.mcp_http import LEGACY, MODERN, RawMcp, modern_meta, texts
 from tests.support.sandboxes import bubblewrap
 
 ERAS = [LEGACY, MODERN]
@@ -224,6 +225,47 @@ async def test_resources_of_two_servers_are_listed_together_and_a_shared_uri_is_
             assert (got["messages"][0]["content"]["text"], got["unknownField"]) == (by, BIG)
     records = [r for r in query(tmp_path / "state") if str(r["tool"]).startswith("resource:")]
     assert [r["event"] for r in records] == ["decision", "outcome"] * 4
+
+
+# -- change notices
+
+
+async def test_a_stream_of_changes_tells_what_was_asked_for_and_streams_are_limited(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (mcp, gateway):
+        await modern(mcp, "old_seen")
+        (session,) = gateway._sessions  # pyright: ignore[reportPrivateUsage]
+        wanted = {"toolsListChanged": True}
+        params = {"notifications": wanted, "_meta": modern_meta()}
+        body = {"jsonrpc": "2.0", "id": "sub", "method": "subscriptions/listen", "params": params}
+        headers = {
+            **mcp.modern_headers("subscriptions/listen", {}),
+            "content-type": "application/json",
+            "accept": "application/json, text/event-stream",
+        }
+        async with mcp.http.stream("POST", mcp.url, json=body, headers=headers) as response:
+            lines = response.aiter_lines()
+            told = await event(lines)
+            assert told["method"] == "notifications/subscriptions/acknowledged"
+            assert told["params"]["notifications"] == wanted
+            session.announcements.publish("notifications/prompts/list_changed", {})
+            session.announcements.publish("notifications/tools/list_changed", {"x": BIG})
+            told = await event(lines)
+            assert told["method"] == "notifications/tools/list_changed"
+            assert told["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"] == "sub"
+            assert told["params"]["x"] == BIG
+            with ExitStack() as others:
+                for _ in range(MOST_LISTENERS - 1):
+                    others.enter_context(session.announcements.listening())
+                refused = await mcp.post(json.dumps({**body, "id": "more"}).encode(), headers)
+                assert refused.status_code == 429
+        await until(lambda: not session.announcements._listeners)  # pyright: ignore[reportPrivateUsage]
+
+
+async def event(lines: AsyncIterator[str]) -> Any:
+    async for line in lines:
+        if line.startswith("data:"):
+            return json.loads(line[5:])
+    raise AssertionError("the stream ended")
 
 
 # -- cancellation
