@@ -7,8 +7,8 @@ the whole principal and the rule that asked. Anything else is another approval.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from gateway.core.calls import Principal, ToolCall
 from gateway.core.decisions import Decision, DecisionCode, Effect
@@ -37,14 +37,15 @@ class ApprovalTerms:
     """What a rule says of its approvals. `ttl` and `wait` are in seconds.
 
     `by` tests who is named (empty: nobody is); `prompt` says whether the calling client may be asked.
-    `clears` are the labels that a yes takes from the session. What dice have `drawn` asks nobody.
+    `clears` are the labels that a yes takes from the session, and how often each was added when it was
+    asked for: what comes later was not looked at. What dice have `drawn` asks nobody.
     """
 
     by: tuple[Callable[[Principal], bool], ...] = ()
     ttl: float = 600.0
     wait: float = 60.0
     prompt: bool = True
-    clears: tuple[str, ...] = ()
+    clears: Mapping[str, int] = field(default_factory=dict[str, int])
     drawn: Drawn | None = None
 
     def names(self, principal: Principal) -> bool:
@@ -107,7 +108,7 @@ def approval_request(
         "principal": [principal.name, principal.client, principal.user],
         "rights": [*sorted(principal.groups), None, *sorted(principal.roles)],
         "rule": decision.rule,
-        "clears": list[JsonValue](terms.clears),
+        "clears": dict[str, JsonValue](terms.clears),
     }
     return ApprovalRequest(
         call=call,

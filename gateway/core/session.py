@@ -108,8 +108,8 @@ class _Given:
 class _Running:
     """One call in flight: the `number`th of its session.
 
-    `policy` is what its decision was made by, also after a reload. `clears` are the labels that the
-    approval it runs on takes away.
+    `policy` is what its decision was made by, also after a reload. `asked` binds the approval that it
+    waits for; `clears` are the labels that the one it runs on takes away.
     """
 
     call: ToolCall
@@ -124,6 +124,7 @@ class _Running:
     sandbox: str | None = None
     outcome: Outcome | None = None
     wall: float = 0.0
+    asked: str = ""
     given: _Given | None = None
     clears: tuple[str, ...] = ()
 
@@ -270,7 +271,7 @@ class SessionMachine:
             asked = self._request(running)
             if asked.binding == given.binding:
                 decision = approved_decision(decision, given.approval, given.by)
-                running.clears = asked.terms.clears
+                running.clears = tuple(asked.terms.clears)
         return self._decide(running, decision)
 
     def _decide(self, running: _Running, decision: Decision) -> Command:
@@ -323,7 +324,9 @@ class SessionMachine:
     def _decided(self, running: _Running, event: Event, now: float) -> Command:
         if running.decision.effect is Effect.ASK:
             running.phase = _Phase.SEEKING
-            return SeekApproval(self._request(running))
+            request = self._request(running)
+            running.asked = request.binding
+            return SeekApproval(request)
         if running.decision.code is DecisionCode.APPROVED:
             self.state.clear(running.clears)
         if not running.decision.allowed or running.tool is None:
@@ -344,6 +347,7 @@ class SessionMachine:
                 running.decision.rule,
                 self.facts.mode,
                 CallNumber(self.facts.seed, running.number),
+                self.state.times_added,
             ),
             secrets=self.facts.secrets,
         )
@@ -351,7 +355,7 @@ class SessionMachine:
     def _approved(self, running: _Running, event: Event, now: float) -> Command:
         """Judge the call as things stand now; the approval replaces the very ask it was given to."""
         assert isinstance(event, Approved)
-        running.given = _Given(event.approval, event.by, self._request(running).binding)
+        running.given = _Given(event.approval, event.by, running.asked)
         running.policy = self.facts.policy
         return self._consider(running, now)
 

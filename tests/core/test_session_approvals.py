@@ -225,3 +225,47 @@ def test_in_a_mode_that_denies_asks_nobody_is_asked() -> None:
 def test_queue_mode_never_prompts_the_client() -> None:
     queueing = ASKS + "modes: {deployment: {ask: queue}}\n"
     assert play(machine(queueing), Called(call()), Recorded())[-1].request.terms.prompt is False
+
+
+CLEARS = """\
+version: 1
+rules:
+  - {id: push, ask: git.push, args: {branch: {regex: "agent/.*"}}, approve: {clears: [untrusted]}}
+  - {id: read, allow: git.push, args: {branch: {equals: read}}}
+labels: [{tool: git.push, args: {branch: {equals: read}}, adds: [untrusted]}]
+"""
+
+
+def reads(session: SessionMachine, call_id: str) -> None:
+    one = ToolCall(call_id, "push", {"branch": "read"}, Front.MCP)
+    for event in (Called(one), Recorded(), Acquired("sb"), Returned({}), Recorded()):
+        session.receive(call_id, event, 0.0)
+
+
+def test_an_approval_clears_its_label_once_its_decision_is_on_record() -> None:
+    session = machine(CLEARS)
+    reads(session, "c0")
+    play(session, Called(call()), Recorded(), Approved("appr_1", "lead"))
+    assert session.state.labels == {"untrusted"}
+    play(session, Recorded())
+    assert session.state.labels == frozenset()
+
+
+def test_an_approval_does_not_clear_what_came_after_it_was_asked_for() -> None:
+    session = machine(CLEARS)
+    reads(session, "c0")
+    play(session, Called(call()), Recorded())
+    reads(session, "c9")
+    asked, seek = play(session, Approved("appr_1", "lead"), Recorded())
+    assert decided(asked)[:2] == ("ask", "approval_pending"), "asked anew, of what the session carries now"
+    assert isinstance(seek, SeekApproval)
+    assert session.state.labels == {"untrusted"}
+    play(session, Approved("appr_2", "lead"), Recorded())
+    assert session.state.labels == frozenset()
+
+
+def test_a_refused_approval_clears_nothing() -> None:
+    session = machine(CLEARS)
+    reads(session, "c0")
+    play(session, Called(call()), Recorded(), Refused("no"), Recorded(), Recorded())
+    assert session.state.labels == {"untrusted"}

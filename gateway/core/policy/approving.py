@@ -6,6 +6,7 @@ In training nobody waits: dice answer, the same ones for the same call of the sa
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.core.approvals import ApprovalTerms, Drawn
@@ -25,9 +26,16 @@ class CallNumber:
 
 
 def approval_terms(
-    policy: CompiledPolicy, rule_id: str | None, mode: Mode, call: CallNumber
+    policy: CompiledPolicy,
+    rule_id: str | None,
+    mode: Mode,
+    call: CallNumber,
+    times_added: Callable[[str], int],
 ) -> ApprovalTerms:
-    """Return the terms of the rule of that id; a rule that says nothing has the defaults."""
+    """Return the terms of the rule of that id; a rule that says nothing has the defaults.
+
+    `times_added` says how often a label came to the session.
+    """
     model = policy.model
     rule = next((rule for rule in model.every_rule() if rule.id == rule_id), None)
     approve = (rule and rule.approve) or Approve()
@@ -37,7 +45,7 @@ def approval_terms(
         ttl=approve.ttl,
         wait=approve.wait,
         prompt=model.modes.deployment.ask == "prompt",
-        clears=approve.clears,
+        clears={label: times_added(label) for label in approve.clears},
         drawn=_draw(dice.approver, call) if dice and mode == "training" else None,
     )
 

@@ -52,6 +52,7 @@ class PolicyState:
     denials: int = 0
     calls: dict[str, int] = field(default_factory=dict[str, int])
     _begun: int = 0
+    _times_added: dict[str, int] = field(default_factory=dict[str, int])
     _own: Counters = field(default_factory=Counters)
     _open: dict[str, _Open] = field(default_factory=dict[str, _Open])
 
@@ -63,6 +64,10 @@ class PolicyState:
         self.steps = self.steps + 1 if step is None else step
         self._begun += 1
         return self._begun
+
+    def times_added(self, label: str) -> int:
+        """Return how often results have added a label, cleared or not."""
+        return self._times_added.get(label, 0)
 
     def clear(self, labels: Iterable[str]) -> None:
         """Take labels from the session, because somebody who may said so."""
@@ -128,7 +133,9 @@ class PolicyState:
         opened = self._open.get(call_id)
         if opened is not None and opened.policy.rules_of(opened.request).labels:
             now = opened.request.seen_in(replace(opened.request.situation, labels=self.labels))
-            self.labels |= opened.policy.labels_added(now, opened.arguments)
+            for label in opened.policy.labels_added(now, opened.arguments):
+                self.labels |= {label}
+                self._times_added[label] = self.times_added(label) + 1
 
     def ended(self, call_id: str, outcome: Outcome, *, sent: bool) -> None:
         """Settle what a call was charged: a call that never reached its server costs nothing."""
