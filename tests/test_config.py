@@ -179,3 +179,16 @@ def test_installers_see_paths_and_proxies_and_no_secret() -> None:
     }
     seen = installer_environment(environ)
     assert set(seen) == {"HOME", "PATH", "https_proxy", "PIP_CERT", "npm_config_cafile"}
+
+
+def test_egress_names_networks_and_budgets() -> None:
+    write("egress: {networks: [10.1.0.0/16, 'fd00::/8'], session_bytes: 1MB, idle: 1m}\n")
+    egress = load_config(environ=HOME).egress
+    assert (egress.networks, egress.session_bytes, egress.idle) == (("10.1.0.0/16", "fd00::/8"), 10**6, 60.0)
+
+
+@pytest.mark.parametrize("network", ["10.1.2.3/16", "everything", "10.0.0.0/64"])
+def test_a_network_that_is_none_is_refused_at_its_place(network: str) -> None:
+    write(f"egress: {{networks: [{network}]}}\n")
+    with pytest.raises(ConfigError, match=r"gateway.yaml:1:\d+: .*10\.1\.0\.0/16"):
+        load_config(environ=HOME)
