@@ -179,7 +179,7 @@ def lock_down(door, handler):
     if server:
         be_init(door, server)
     signal.signal(signal.SIGCHLD, handler if handler is not None else signal.SIG_DFL)
-    # The init is not dumpable, and so out of the server's reach. The server may look at itself.
+    # Not dumpable since its user changed, it was out of its own reach as well.
     checked(libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(1), 0, 0, 0), "prctl")
     os.chdir(rooms["cwd"])
     door.send(b"server")
@@ -242,6 +242,7 @@ def be_init(door, server):
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, lambda *_: hide(door))
     door.send(b"init")
     while True:
         pid, status = os.wait()
@@ -249,6 +250,13 @@ def be_init(door, server):
             code = os.waitstatus_to_exitcode(status)
             os.write(0, str(code if code >= 0 else SIGNALLED - code).encode())
             os._exit(0)
+
+
+def hide(door):
+    """Put this process, memory and all, out of the server's reach; it was looked at and need not be again."""
+    checked(libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0), "prctl")
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    door.send(b"hidden")
 
 
 def take_pipes(door, fds):

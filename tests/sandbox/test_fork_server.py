@@ -310,3 +310,20 @@ def is_lone_template(process: Path) -> bool:
         return is_template(process) and status["NSpid"].split()[1:] == ["2"]
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+WRITES = """
+def report(line):
+    try:
+        open("/workspace/new", "w").close()
+    except OSError as error:
+        return str(error)
+    return "wrote"
+"""
+
+
+async def test_a_workspace_that_may_only_be_read_is_read_only_in_a_fork_as_well(tmp_path: Path) -> None:
+    spec = server(tmp_path, WRITES)
+    async with BubblewrapDriver(tmp_path / "cache") as driver:
+        assert "Read-only" in await reported(driver, replace(spec, writable=False))
+        assert await reported(driver, spec) == "wrote"

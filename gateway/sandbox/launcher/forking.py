@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import struct
 from collections.abc import Iterable, Iterator
@@ -114,6 +115,9 @@ class Fork:
         init, server = came[b"init"], came[b"server"]
         held = os.pidfd_open(init)
         self._look(init, server)
+        signal.pidfd_send_signal(held, signal.SIGUSR1)
+        if self._hear() != (b"hidden", init):
+            raise OSError("a fork's init did not hide")
         socket.send_fds(self.door, [b"go"], [*fds[:3], self._words()])
         return held
 
