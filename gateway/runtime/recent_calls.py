@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -31,27 +31,38 @@ def recent_calls(audit: Path, limit: int, wanted: Mapping[str, str] | None = Non
     `outcome` is `null` while a call runs. `wanted` are fields that have to match, `effect` that of the
     decision and `outcome` the kind of the outcome among them. Arguments are there as the ledger has them.
     """
-    calls: dict[str, JsonObject] = {}
-    for line in deque(read_lines(ledger_files(audit)[-_FILES:]), maxlen=_RECORDS):
+    found: list[JsonObject] = []
+    outcomes: dict[str, JsonValue] = {}
+    told: set[str] = set()
+    for record in _latest_first(audit):
+        call_id = str(record.get("call_id"))
+        match record.get("event"):
+            case Event.OUTCOME:
+                outcomes[call_id] = record.get("outcome")
+            case Event.DECISION if call_id not in told:  # its last one: an approval may have replaced others
+                told.add(call_id)
+                call = _call(record, outcomes.get(call_id))
+                if _matches(call, wanted or {}):
+                    found.append(call)
+            case _:
+                continue
+        if len(found) == limit:
+            break
+    return found
+
+
+def _latest_first(audit: Path) -> Iterator[JsonObject]:
+    """Yield the latest records, newest first; each is only parsed when it is asked for."""
+    for line in reversed(deque(read_lines(ledger_files(audit)[-_FILES:]), maxlen=_RECORDS)):
         try:
-            record = parse_record(line.data)
+            yield parse_record(line.data)
         except BrokenRecord:
             continue  # the line that is being written, or one that `audit verify` speaks of
-        _note(record, calls)
-    matching = [call for call in reversed(calls.values()) if _matches(call, wanted or {})]
-    return matching[:limit]
 
 
-def _note(record: JsonObject, calls: dict[str, JsonObject]) -> None:
-    call_id = str(record.get("call_id"))
-    match record.get("event"):
-        case Event.DECISION:
-            call: JsonObject = {name: record.get(name) for name in _FIELDS}
-            calls[call_id] = {**call, "outcome": None}
-        case Event.OUTCOME if call_id in calls:
-            calls[call_id]["outcome"] = record.get("outcome")
-        case _:
-            return
+def _call(record: JsonObject, outcome: JsonValue) -> JsonObject:
+    fields: JsonObject = {name: record.get(name) for name in _FIELDS}
+    return {**fields, "outcome": outcome}
 
 
 def _matches(call: JsonObject, wanted: Mapping[str, str]) -> bool:
