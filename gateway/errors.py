@@ -65,9 +65,10 @@ class StateInUse(UsageError):
 
 
 class ClientError(SandgateError):
-    """The caller's fault. `status` is the HTTP status that tells it."""
+    """The caller's fault. `status` is the HTTP status that tells it, `word` a word that tells more."""
 
     status = 400
+    word: str | None = None
 
 
 class UnknownSession(ClientError):

@@ -24,6 +24,7 @@ class UnknownSnapshot(ClientError):
     """No such snapshot for this principal and pack: it never was, made room for others, or went."""
 
     status = 404
+    word = "unknown_snapshot"
 
     def __init__(self, snapshot_id: str) -> None:
         super().__init__(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.core.json_types import JsonValue
 from gateway.errors import AlreadyAnswered, ClientError, NotApprover, UnknownApproval
 
 __all__ = ["client_error", "problem", "refuse", "retry_headers"]
@@ -25,9 +26,11 @@ _WEBSOCKET_DENIAL = "websocket.http.response"
 _POLICY_VIOLATION = 1008
 
 
-def problem(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return `{"error": word, "message": sentence}` with `status`."""
-    return JSONResponse({"error": error, "message": message}, status, headers)
+def problem(
+    status: int, error: str, message: str, headers: Mapping[str, str] | None = None, **more: JsonValue
+) -> Response:
+    """Return `{"error": word, "message": sentence}`, and `more`, with `status`."""
+    return JSONResponse({"error": error, "message": message, **more}, status, headers)
 
 
 def retry_headers(error: ClientError) -> dict[str, str]:
@@ -36,10 +39,10 @@ def retry_headers(error: ClientError) -> dict[str, str]:
     return {} if seconds is None else {"Retry-After": str(seconds)}
 
 
-def client_error(error: ClientError) -> Response:
+def client_error(error: ClientError, **more: JsonValue) -> Response:
     """Return the plain HTTP form of a caller's fault or of a limit."""
-    word = _WORDS.get(type(error), _STATUS_WORDS.get(error.status, "refused"))
-    return problem(error.status, word, str(error), retry_headers(error))
+    word = error.word or _WORDS.get(type(error), _STATUS_WORDS.get(error.status, "refused"))
+    return problem(error.status, word, str(error), retry_headers(error), **more)
 
 
 async def refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

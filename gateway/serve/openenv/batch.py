@@ -124,5 +124,5 @@ async def _told(play: _Play, principal: Principal, entry: JsonValue) -> JsonObje
 def _session_id(entry: JsonObject) -> str:
     session_id = entry.get("session_id")
     if not isinstance(session_id, str):
-        raise WireError(ErrorCode.VALIDATION_ERROR, "'session_id' is a string")
+        raise WireError.at("session_id", "'session_id' is a string", "string_type")
     return session_id

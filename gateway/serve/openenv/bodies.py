@@ -29,20 +29,23 @@ def gated(limits: GateLimits) -> list[Middleware]:
 
 
 def told(handler: Handler) -> Handler:
-    """Return the handler with every fault answered in a readable form."""
+    """Return the handler with every fault answered in a readable form.
+
+    `detail` says it once more, for clients that read faults as the stock server writes them.
+    """
 
     async def answer(request: Request) -> Response:
         try:
             return await handler(request)
         except WireError as error:
-            detail: JsonObject = {"error": "validation_error", "message": str(error), "errors": error.errors}
-            return json_response(detail, 422)
+            faults = error.errors
+            return problem(422, "validation_error", str(error), errors=faults, detail=faults)
         except ClientError as error:
-            return client_error(error)
+            return client_error(error, detail=str(error))
         except LedgerError as error:
-            return problem(503, "audit_unavailable", str(error))
+            return problem(503, "audit_unavailable", str(error), detail=str(error))
         except SandgateError as error:
-            return problem(503, "environment_unavailable", str(error))
+            return problem(503, "environment_unavailable", str(error), detail=str(error))
 
     return answer
 

@@ -92,7 +92,7 @@ class _EnvHttp:
 def _session_id(request: Request, fields: JsonObject) -> str | None:
     named, written = request.headers.get(SESSION_HEADER), fields.get("session_id")
     if written is not None and not isinstance(written, str):
-        raise WireError(ErrorCode.VALIDATION_ERROR, "'session_id' is a string")
+        raise WireError.at("session_id", "'session_id' is a string", "string_type")
     if named is not None and written is not None and named != written:
         raise WireError(ErrorCode.VALIDATION_ERROR, f"{SESSION_HEADER} and 'session_id' name two sessions")
     return named if named is not None else written

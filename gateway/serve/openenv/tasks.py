@@ -35,6 +35,7 @@ __all__ = ["task_routes"]
 
 class _NoSuchEnvironment(ClientError):
     status = 404
+    word = "unknown_environment"
 
 
 class _Split(FieldsModel):

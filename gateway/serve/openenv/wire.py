@@ -72,6 +72,11 @@ class WireError(SandgateError):
         self.errors = errors or []
         super().__init__(message)
 
+    @classmethod
+    def at(cls, place: str, message: str, kind: str) -> WireError:
+        """Return that the field `place` does not fit, in the words of the models' own faults."""
+        return cls(ErrorCode.VALIDATION_ERROR, message, [{"loc": [place], "msg": message, "type": kind}])
+
 
 # -- what may arrive ------------------------------------------------------------------------------
 
@@ -203,9 +208,10 @@ _FRAMES = ("reset", "step", "state", "close", "mcp")
 
 def _frame(kind: str, value: JsonObject) -> Frame:
     if kind in ("state", "close") and value.keys() != {"type"}:
-        raise WireError(ErrorCode.VALIDATION_ERROR, f"a {kind!r} frame has no field but 'type'")
+        extra = next(name for name in value if name != "type")
+        raise WireError.at(extra, f"a {kind!r} frame has no field but 'type'", "extra_forbidden")
     if kind in ("step", "mcp") and "data" not in value:
-        raise WireError(ErrorCode.VALIDATION_ERROR, f"a {kind!r} frame has 'data'")
+        raise WireError.at("data", f"a {kind!r} frame has 'data'", "missing")
     data = validated(_Envelope, value).data
     match kind:
         case "reset":
@@ -242,7 +248,7 @@ def parse_action(data: JsonObject) -> Action:
         case other:
             known = "list_tools, call_tool, submit, code, snapshot"
             message = f"no action of type {str(other)[:64]!r} in this version; there are: {known}"
-            raise WireError(ErrorCode.VALIDATION_ERROR, message)
+            raise WireError.at("type", message, "literal_error")
 
 
 def parse_step_body(body: JsonObject) -> StepBody:

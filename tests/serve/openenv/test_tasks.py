@@ -81,7 +81,8 @@ async def test_what_is_not_there_is_refused_readably(
 
 async def test_splits_of_an_unknown_environment_are_404(tmp_path: Path) -> None:
     async with serving(tmp_path) as http:
-        assert (await http.get("/nope/splits")).status_code == 404
+        unknown = await http.get("/nope/splits")
+        assert (unknown.status_code, unknown.json()["error"]) == (404, "unknown_environment")
 
 
 async def test_several_packs_are_several_environments_at_the_root(tmp_path: Path) -> None:
