@@ -20,6 +20,7 @@ from gateway.core.records import (
     ToolIds,
     arguments_shape,
     decision_record,
+    hmac_sha256,
     outcome_record,
     recovered_record,
     unknown_outcome,
@@ -183,3 +184,8 @@ def test_a_record_that_is_not_json_leaves_the_chain_where_it_was() -> None:
         with pytest.raises((ValueError, TypeError)):
             chain.seal(bad, 1.0, "boot")  # type: ignore[arg-type]
     assert (chain.seq, chain.prev) == (1, GENESIS)
+
+
+@given(key=st.binary(max_size=200), data=st.binary(max_size=300))
+def test_the_keyed_hash_is_the_standards(key: bytes, data: bytes) -> None:
+    assert hmac_sha256(key, data) == hmac.digest(key, data, "sha256").hex()
