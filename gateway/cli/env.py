@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.cli.action_files import actions_of, lines_of
+from gateway.cli.env_bench import bench
 from gateway.cli.env_export import export
 from gateway.cli.env_play import play
 from gateway.cli.options import (
@@ -51,6 +53,7 @@ __all__ = ["app"]
 app = typer.Typer(name="env", help="Play episodes from the terminal.", no_args_is_help=True)
 app.command()(play)
 app.command()(export)
+app.command()(bench)
 
 ActionsOption = Annotated[
     Path | None, typer.Option("--actions", metavar="FILE", help="Play these actions: JSON Lines, one each.")
@@ -92,7 +95,7 @@ def run(
         raise UsageError("a replay has task and seed from the trajectory: leave out --task and --seed")
     own = policy if actions is not None else None
     flags = {"mode": "training", "policy": own, "sandbox": sandbox, "state": state}
-    plan = make_plan([pack], flags, config_file=config, not_isolated=not_isolated)
+    plan = make_plan([pack], flags, config_file=config, not_isolated=not_isolated, beside=True)
     if actions is not None:
         _run_actions(plan, actions, task, seed, form)
     elif replay is not None:
@@ -107,8 +110,8 @@ def _run_actions(plan: Plan, file: Path, task: str | None, seed: int | None, for
     from gateway.core.task_choice import ResetRequest
     from gateway.runtime.trajectories import TrajectoryFolder
 
-    written = _lines(read_text(file), str(file))
-    actions = _actions(written, str(file))
+    written = lines_of(read_text(file), str(file))
+    actions = actions_of(written, str(file))
     folder = TrajectoryFolder(plan.config.state / "trajectories")
     played = _played(plan, ResetRequest(task=task, seed=seed), actions, folder)
     last = played.steps[-1] if played.steps else played.start
@@ -126,36 +129,6 @@ def _run_actions(plan: Plan, file: Path, task: str | None, seed: int | None, for
         "done": last.done,
     }
     show(form, document, "\n".join(_told(played, len(written))))
-
-
-def _lines(text: str, file: str) -> list[tuple[int, JsonObject]]:
-    """Return the JSON objects of a JSON Lines file with their line numbers; raises `UsageError`."""
-    from gateway.core.strict_json import StrictJsonError, loads
-
-    found: list[tuple[int, JsonObject]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            value = loads(line)
-        except StrictJsonError as error:
-            raise UsageError(f"{file}:{number}: {error}") from None
-        if not isinstance(value, dict):
-            raise UsageError(f"{file}:{number}: an action is a JSON object")
-        found.append((number, value))
-    return found
-
-
-def _actions(written: Sequence[tuple[int, JsonObject]], file: str) -> list[Action]:
-    from gateway.serve.openenv.wire import WireError, parse_action
-
-    actions: list[Action] = []
-    for number, action in written:
-        try:
-            actions.append(parse_action(action))
-        except WireError as error:
-            raise UsageError(f"{file}:{number}: {error}") from None
-    return actions
 
 
 def _told(played: Played, written: int) -> list[str]:
@@ -219,7 +192,7 @@ def _leg(recorded: RecordedEpisode, file: str) -> Leg:
     from gateway.core.task_choice import ResetRequest
     from gateway.runtime.playing import Leg
 
-    actions = _actions([(step.number, step.action) for step in recorded.steps], file)
+    actions = actions_of([(step.number, step.action) for step in recorded.steps], file)
     return Leg(ResetRequest(task=recorded.task, seed=recorded.seed), actions)
 
 
