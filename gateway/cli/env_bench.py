@@ -1,7 +1,7 @@
 """`sandgate env bench`: how long resets and steps of a pack take here, without a network between.
 
---format json prints {pack, task, episodes, sessions, seconds, steps, steps_per_second,
-reset_ms, first_step_ms, step_ms, end_ms: {p50, p95, max} or null}. `benchmarks/env.py` measures over the wire.
+--format json prints {pack, task, episodes, sessions, seconds, steps, steps_per_second, reset_ms,
+first_step_ms, step_ms, end_ms}, the last four each {p50, p95, max} or null.
 """
 
 from __future__ import annotations
