@@ -110,7 +110,9 @@ def test_what_is_beyond_the_paths_one_call_may_have_looked_at_is_a_doubt() -> No
 def test_a_policy_that_asks_nothing_of_files_has_nothing_looked_at() -> None:
     plain = machine({"allow": "fs.read", "args": {"path": {"under": "/workspace"}}})
     assert code(play(plain, reads(path="a"))[0]) == "rule_allow"
-    elsewhere = machine({"allow": "fs.read"}, {"deny": "git.*", "args": {"path": {"symlinks": "deny"}}})
+    elsewhere = machine(
+        {"allow": "fs.read"}, {"deny": "git.*", "args": {"path": {"not": {"symlinks": "deny"}}}}
+    )
     assert code(play(elsewhere, reads(path="a"))[0]) == "rule_allow"
 
 

@@ -9,8 +9,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gateway.core.decisions import Effect
 from gateway.core.documents import Document, read_document
-from gateway.core.policy.model import SELECTORS, ArgumentMatchers, Case, CaseFile, Place, PolicyFile
+from gateway.core.policy.model import SELECTORS, ArgumentMatchers, Case, CaseFile, Matchers, Place, PolicyFile
 from gateway.core.policy.variables import expand_variables
 from gateway.errors import ConfigError, Problem
 
@@ -58,6 +59,7 @@ def load_policy(text: str, file: str) -> Policy:
             *_duplicate_ids(document, model),
             *_unknown_names(document, model),
             *_selectors(document, model),
+            *_links_denied(document, model),
         ]
     )
     return Policy(file, hashlib.sha256(text.encode()).hexdigest(), model, document)
@@ -136,3 +138,20 @@ def _selectors(document: Document, model: PolicyFile) -> Iterator[Problem]:
         elif argument in SELECTORS and "absent" in matchers.model_fields_set:
             message = f"{argument!r} names the arguments that are there: 'absent' says nothing of them"
             yield document.problem((*path, "absent"), "selector_absent", message)
+
+
+def _links_denied(document: Document, model: PolicyFile) -> Iterator[Problem]:
+    """Yield where `symlinks: deny` restricts: it would do so to paths without a link, and reads otherwise."""
+    denies = [(place, rule.args) for place, rule, _ in model.placed_rules() if rule.effect is Effect.DENY]
+    labels = [(("labels", index), label.args) for index, label in enumerate(model.labels)]
+    for place, args in (*denies, *labels):
+        for argument, matchers in args.items():
+            if _wants_no_link(matchers):
+                message = "this would hold for paths without a link: write 'not: {symlinks: deny}'"
+                yield document.problem((*place, "args", argument), "symlinks", message)
+
+
+def _wants_no_link(matchers: Matchers) -> bool:
+    items = matchers.items
+    inner = (items.all, items.any) if items else ()
+    return matchers.symlinks is not None or any(part is not None and _wants_no_link(part) for part in inner)

@@ -172,7 +172,7 @@ def test_what_nobody_looked_at_is_never_allowed_sooner(
     rules: list[dict[str, Any]], effect: str, negated: bool, arguments: dict[str, Any], crosses: bool
 ) -> None:
     matcher: dict[str, Any] = {"symlinks": "deny"}
-    args = {"path": {"not": matcher} if negated else matcher}
+    args = {"path": {"not": matcher} if negated or effect == "deny" else matcher}
     policy = with_rules(*rules, {effect: "fs.*", "args": args})
     answers: list[Verdict] = [crosses, None]
     known, unknown = (

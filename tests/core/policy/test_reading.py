@@ -175,6 +175,14 @@ def test_a_fault_is_told_with_its_place(text: str, expected: str) -> None:
             "  - {id: a, ask: fs.x, approve: {clears: 'no label'}}\n",
             "p.yaml:3:34: rules.0.approve.clears.0: ",
         ),
+        (
+            "  - {id: a, deny: fs.x, args: {'@path': {symlinks: deny}}}\n",
+            "p.yaml:3:32: this would hold for paths without a link: write 'not: {symlinks: deny}'",
+        ),
+        (
+            "  - {id: a, deny: fs.x, args: {p: {items: {any: {symlinks: deny}}}}}\n",
+            "p.yaml:3:32: this would hold for paths without a link",
+        ),
         ("  []\naudit: {}\n", "p.yaml:4:1: missing key 'audit.arguments'"),
         ("  []\naudit: {arguments: shape}\n", "p.yaml:4:9: audit.arguments: Input should be 'plain'"),
         (
