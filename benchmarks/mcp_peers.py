@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.http_caller import LEGACY, MODERN
+from tests.support.node_packages import node_folder
 from tests.support.venvs import client_venv
 
 __all__ = ["HERE", "Peer", "Process", "Usage", "free_port", "peers", "running", "usage"]
@@ -105,15 +105,10 @@ def _mcp_proxy(port: int) -> list[str]:
 
 
 def _supergateway(port: int) -> list[str]:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise FileNotFoundError("npm is not installed")
-    folder = client_venv("supergateway", []).parent.parent / "node"
-    program = folder / "node_modules" / ".bin" / "supergateway"
-    if not program.exists():
-        subprocess.run([npm, "install", "--silent", "--prefix", str(folder), SUPERGATEWAY], check=True)
+    programs = node_folder("supergateway", [SUPERGATEWAY]) / "node_modules" / ".bin"
     stdio = ["--stdio", f"{sys.executable} {ECHO}", "--outputTransport", "streamableHttp", "--stateful"]
-    return [str(program), *stdio, "--port", str(port), "--logLevel", "none"]
+    run = [str(programs / "node"), str((programs / "supergateway").resolve())]
+    return [*run, *stdio, "--port", str(port), "--logLevel", "none"]
 
 
 @contextlib.contextmanager
