@@ -111,7 +111,7 @@ def main():
         word, doors, _, _ = socket.recv_fds(control, 16, 1)
         if not word:
             os._exit(0)
-        if os.fork() == 0:
+        if forked() == 0:
             control.detach()
             argv, env = become_session(doors[0], handler)
             own.clear()
@@ -119,6 +119,15 @@ def main():
             return serve(starter, how, name, target, argv[len(sys.orig_argv) :])
         os.close(doors[0])
         control.send(b"forked")
+
+
+def forked():
+    """Fork; where that fails now, whoever waits for the child finds its socket closed."""
+    try:
+        return os.fork()
+    except OSError as error:
+        sys.stderr.write(f"could not fork: {error}\n")
+        return -1
 
 
 def serve(starter, how, name, target, arguments):

@@ -265,6 +265,7 @@ class BubblewrapDriver:
             raise
         except BaseException:
             await sandbox.kill()
+            self._sandboxes.pop(number, None)  # it may never have been asked for, and then no end is told
             raise
         pipes.handed_over()
         sandbox.started(cast(dict[str, str], reply.body["folders"]), own)

@@ -19,7 +19,7 @@ from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError
 
 from .contract import Limits, Mount, Preload, SandboxSpec, WorkspaceSpec
-from .launcher_client import Launcher
+from .launcher_client import Launcher, LauncherGone
 from .pipes import StderrTail, drain, read_when_ready
 from .start_request import template_request
 
@@ -40,11 +40,15 @@ size of the workspace."""
 
 @dataclass(slots=True, eq=False)
 class Template:
-    """One preloaded program; `number` is what the launcher knows it by, 0 while there is none."""
+    """One preloaded program; `number` is what the launcher knows it by, 0 while there is none.
+
+    `starting` is there while it is brought up, which whoever asked for it first does not wait out alone.
+    """
 
     name: str
-    starting: anyio.Lock = field(default_factory=anyio.Lock)
     number: int = 0
+    ready: bool = False
+    starting: anyio.Event | None = None
     uid: int = 0
     failures: int = 0
     refused: bool = False
@@ -81,29 +85,42 @@ class Forking:
         words = preload.argv, frozenset(preload.env.items())
         key = (*words, spec.mounts, spec.limits, workspace.path, workspace.disk)
         template = self._templates.setdefault(key, Template(spec.name))
-        async with template.starting:
-            if not template.number and not template.refused:
-                await self._start(template, spec, preload, request)
-        return template if template.number else None
+        if not template.number and not template.refused and template.starting is None:
+            template.starting = anyio.Event()
+            self._tasks.start_soon(self._bring_up, template, spec, preload, request)
+        if template.starting is not None:
+            await template.starting.wait()
+        return template if template.ready else None
 
-    async def _start(
+    async def _bring_up(
         self, template: Template, spec: SandboxSpec, preload: Preload, request: Callable[[int], JsonObject]
     ) -> None:
-        template.uid = self._take_uid()
-        template.number = number = self._launcher.next_id()
-        template.errors = StderrTail()
-        body = template_request(request(template.uid), spec, preload, self._program)
+        """Start a template, for all who wait for it; run as a task, because each of them may give up."""
+        try:
+            template.uid = self._take_uid()
+            template.number = self._launcher.next_id()
+            template.errors = StderrTail()
+            body = template_request(request(template.uid), spec, preload, self._program)
+            await self._start(template, body | {"id": template.number})
+        except SandboxError as error:
+            self.failed(template, str(error), for_good=not isinstance(error, LauncherGone))
+            self.ended(template.number)
+        finally:
+            if template.starting is not None:
+                template.starting.set()
+            template.starting = None
+
+    async def _start(self, template: Template, body: JsonObject) -> None:
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         self._tasks.start_soon(self._drain, reading, template.errors)
         try:
             with anyio.fail_after(READY_SECONDS):
-                await self._launcher.ask(body | {"id": number}, (writing,))
-        except (SandboxError, TimeoutError) as error:
-            await self._launcher.tell({"op": "kill", "id": 0, "target": number})
-            why = str(error) or f"it was not ready after {READY_SECONDS:.0f} s"
-            self.failed(template, why, for_good=True)
-            self.ended(number)
+                await self._launcher.ask(body, (writing,))
+            template.ready = template.number != 0
+        except TimeoutError:
+            await self._launcher.tell({"op": "kill", "id": 0, "target": body["id"]})
+            raise SandboxError(f"it was not ready after {READY_SECONDS:.0f} s") from None
         finally:
             os.close(writing)
 
@@ -131,8 +148,8 @@ class Forking:
     def ended(self, number: int) -> bool:
         """Take note that the template of that number has ended; False if there is none."""
         for template in self._templates.values():
-            if template.number == number:
-                template.number = 0
+            if number and template.number == number:
+                template.number, template.ready = 0, False
                 self._give_uid(template.uid)
                 return True
         return False

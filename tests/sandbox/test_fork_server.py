@@ -327,3 +327,28 @@ async def test_a_workspace_that_may_only_be_read_is_read_only_in_a_fork_as_well(
     async with BubblewrapDriver(tmp_path / "cache") as driver:
         assert "Read-only" in await reported(driver, replace(spec, writable=False))
         assert await reported(driver, spec) == "wrote"
+
+
+async def test_forks_that_are_given_up_at_any_moment_cost_the_template_and_the_others_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = server(tmp_path, FACTS)
+    async with BubblewrapDriver(tmp_path / "cache") as driver:
+
+        async def give_up(after: float) -> None:
+            workspace = await driver.open_workspace(PLAIN)
+            with anyio.move_on_after(after):
+                await driver.fork(spec, workspace)
+            await workspace.aclose()
+
+        async with anyio.create_task_group() as tasks:  # the first ones while the template is brought up
+            for number in range(24):
+                tasks.start_soon(give_up, 0.005 * number)
+        await reported(driver, spec)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        async with anyio.create_task_group() as tasks:
+            for number in range(24):
+                tasks.start_soon(give_up, 0.005 * number)
+        assert (await reported(driver, spec))["line"] == "x\n"
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3  # the pipes of the one that runs
+    assert "cold from now on" not in caplog.text

@@ -128,10 +128,12 @@ class Fork:
         try:
             socket.send_fds(self.template.control, [b"fork"], [self.theirs.fileno()])
             self.theirs.close()
+            # It keeps nothing of the fork's: it says so, and is looked at below. Heard first, and always,
+            # so that the next one does not take this answer for its own.
+            if hear(self.template.control) != (b"forked", self.template.pid):
+                raise TemplateUnfit("it does not answer as it should")
             word, pid = self._hear()
-            # It keeps nothing of the fork's: it said so, and is looked at below.
-            said = hear(self.template.control)
-            if (word, *said) != (b"apart", b"forked", self.template.pid) or looking.parent_of(pid) != said[1]:
+            if word != b"apart" or looking.parent_of(pid) != self.template.pid:
                 raise OSError("a fork answered out of turn")
             self.group.take(pid)
             self.template.check()
