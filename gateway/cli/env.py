@@ -140,10 +140,23 @@ def _told(played: Played, written: int) -> list[str]:
 
 
 def _step_line(step: StepResult) -> str:
-    tool, error = step.observation.get("tool_name"), step.observation.get("error")
-    said = f"{tool or 'no call'}: {error.get('message') if isinstance(error, dict) else 'ok'}"
+    error = step.observation.get("error")
+    said = f"{_done_by(step.observation)}: {error.get('message') if isinstance(error, dict) else 'ok'}"
     reward = "" if step.reward is None else f"  reward {step.reward:g}"
     return f"{said}{reward}  done: {step.metadata.get('done_reason')}" if step.done else f"{said}{reward}"
+
+
+def _done_by(observation: JsonObject) -> str:
+    """Return what a step did, as its observation shows it."""
+    match observation:
+        case {"tool_name": str() as tool}:
+            return tool
+        case {"calls": list() as calls}:
+            return f"code, {len(calls)} calls"
+        case {"snapshot_id": snapshot}:
+            return f"snapshot {snapshot or 'failed'}"
+        case _:
+            return "no call"
 
 
 # -- from a trajectory

@@ -23,7 +23,7 @@ from gateway.runtime.served_pack import ServedPack
 if TYPE_CHECKING:
     from gateway.runtime.episodes import Episodes
 
-__all__ = ["EpisodeGone", "EpisodeSession"]
+__all__ = ["EpisodeGone", "EpisodeSession", "ResetFailed"]
 
 _HANDOVER_SECONDS = 1.0
 """How long a connection waits for the one before it to be noticed gone."""
@@ -36,6 +36,15 @@ class EpisodeGone(ClientError):
 
     def __init__(self) -> None:
         super().__init__("the episode was idle for too long and has ended: reset to start another")
+
+
+class ResetFailed(ClientError):
+    """The last reset could not start an episode, and the one before it is over; nothing runs."""
+
+    status = 409
+
+    def __init__(self) -> None:
+        super().__init__("the last reset failed and no episode runs: reset again")
 
 
 class EpisodeSession:
@@ -59,6 +68,7 @@ class EpisodeSession:
         self._last_used = episodes.gateway.clock.monotonic()
         self._episodes = episodes
         self._run: EpisodeRun | None = None
+        self._failed = False
         self._turn = anyio.Lock()
 
     # -- holding
@@ -122,10 +132,10 @@ class EpisodeSession:
     async def step(self, action: Action, seconds: float | None = None) -> StepResult:
         """Take one step; without a reset before it, the default task is started first.
 
-        Raises `EpisodeOver`, `EpisodeGone`, and what `reset` and `Gateway.call` raise.
+        Raises `EpisodeOver`, `EpisodeGone`, `ResetFailed`, and what `reset` and `Gateway.call` raise.
         """
         async with self._turn:
-            run = self._run or await self._start(ResetRequest())
+            run = await self._running()
             with self._in_use(run):
                 return await run.step(action, seconds)
 
@@ -135,7 +145,7 @@ class EpisodeSession:
         Starts the default task where there was no reset. Raises what `step` raises.
         """
         async with self._turn:
-            run = self._run or await self._start(ResetRequest())
+            run = await self._running()
             with self._in_use(run):
                 return run.tools()
 
@@ -157,12 +167,25 @@ class EpisodeSession:
             finally:
                 self._episodes.forget(self)
 
+    async def _running(self) -> EpisodeRun:
+        """Return the episode that runs, by default one of the default task; never in the place of another."""
+        if self._failed:
+            raise ResetFailed
+        if self._run is not None:
+            return self._run
+        try:
+            return await self._start(ResetRequest())
+        finally:
+            self._failed = False  # nobody asked for another task: the next step may try again
+
     async def _start(self, wanted: ResetRequest) -> EpisodeRun:
         if self._closed:
             raise UnknownSession(self.id)
         self._episodes.check(self, wanted)  # a mistaken reset costs nobody their episode
         await self._end()
+        self._failed = True
         self._run = await self._episodes.run(self, wanted)
+        self._failed = False
         return self._run
 
     async def _end(self) -> None:

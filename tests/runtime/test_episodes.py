@@ -16,7 +16,16 @@ from gateway.core.calls import LOCAL
 from gateway.core.episode import Action, CallTool, EpisodeOver, ListTools, StepResult, Submit
 from gateway.core.lock import lock_sha256, parse_lock
 from gateway.core.tasks import Task, parse_task
-from gateway.errors import ClientError, LedgerError, ShuttingDown, TooManySessions, UnknownSession, UsageError
+from gateway.errors import (
+    ClientError,
+    LedgerError,
+    SandboxError,
+    ShuttingDown,
+    TooManySessions,
+    UnknownSession,
+    UsageError,
+)
+from gateway.runtime.episode_session import ResetFailed
 from gateway.runtime.episodes import (
     EpisodeGone,
     Episodes,
@@ -318,6 +327,26 @@ async def test_a_reset_leaves_nothing_of_the_last_episode(tmp_path: Path) -> Non
         assert second["episode_id"] != first["episode_id"]
         left = await session.step(call("read", path="left.txt"))
         assert observed(left)["result"]["is_error"] is True
+
+
+async def test_a_reset_that_fails_is_never_answered_by_another_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_workspace(_: Any) -> Any:
+        raise SandboxError("no room for a workspace")
+
+    async with playing(tmp_path) as session:
+        await session.reset(FIX_README)
+        with monkeypatch.context() as patched:
+            patched.setattr(gateway_of(session).driver, "open_workspace", no_workspace)
+            with pytest.raises(SandboxError):
+                await session.reset(FIX_README)
+        for attempt in (session.tools, lambda: session.step(ListTools())):
+            with pytest.raises(ResetFailed, match="reset again"):
+                await attempt()
+        assert await session.state() == {"episode_id": None, "step_count": 0}
+        assert (await session.reset(FIX_README)).metadata["task"] == "fix-readme"
+        assert (await session.step(ListTools())).done is False
 
 
 async def test_state_tells_where_the_episode_stands(tmp_path: Path) -> None:
