@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import select
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -20,7 +22,7 @@ from gateway.runtime.call_log import FIELDS
 if TYPE_CHECKING:
     from gateway.config import LogSettings
 
-__all__ = ["configure", "hide", "teller"]
+__all__ = ["NeverWaits", "configure", "hide", "teller"]
 
 _MAX_LINE = 16_000
 """Characters of one message: a server's last words can be long."""
@@ -66,15 +68,66 @@ class _Json(_Formatter):
         return json.dumps(mask(entry, self.secrets))
 
 
+class NeverWaits(logging.Handler):
+    """Writes to a descriptor as far as its reader keeps up: a log that nobody reads must hold up no call.
+
+    What does not fit is dropped and counted, and the count is told once there is room again.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._dropped = 0
+        self._halfway = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, or count it as dropped."""
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - a line that cannot be written is never its caller's fault
+            self.handleError(record)
+            return
+        if self._dropped:
+            told = logging.LogRecord(
+                __name__, logging.WARNING, "", 0, "%d lines were dropped", (self._dropped,), None
+            )
+            if not self._written(self.format(told)):
+                self._dropped += 1
+                return
+            self._dropped = 0
+        if not self._written(line):
+            self._dropped += 1
+
+    def _written(self, line: str) -> bool:
+        data = memoryview((b"\n" if self._halfway else b"") + line.encode(errors="backslashreplace") + b"\n")
+        while data:
+            # A pipe that is writable takes this much without waiting.
+            if not select.select([], [self._descriptor], [], 0)[1]:
+                return False
+            try:
+                count = os.write(self._descriptor, data[: select.PIPE_BUF])
+            except OSError:
+                return False
+            self._halfway, data = count < len(data), data[count:]
+        return True
+
+
 def configure(settings: LogSettings) -> None:
     """Log this program at the level that is set, and everybody else's warnings."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _to_stderr()
     handler.setFormatter(_Json() if settings.format == "json" else _Text())
     root = logging.getLogger()
     root.handlers = [other for other in root.handlers if not isinstance(other.formatter, _Formatter)]
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("gateway").setLevel(settings.level.upper())
+
+
+def _to_stderr() -> logging.Handler:
+    try:
+        return NeverWaits(sys.stderr.fileno())
+    except OSError:  # it is no file here, so nobody can keep it waiting
+        return logging.StreamHandler(sys.stderr)
 
 
 def hide(secrets: Iterable[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import signal
 from collections.abc import Generator
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from gateway.cli.logs import configure, hide, teller
+from gateway.cli.logs import NeverWaits, configure, hide, teller
 from gateway.config import LogSettings
 from tests.support.gateways import copy_pack
 from tests.support.mcp_http import LEGACY, RawMcp
@@ -102,3 +104,35 @@ def test_a_servers_last_words_are_cut(capsys: pytest.CaptureFixture[str]) -> Non
     configure(LogSettings())
     logging.getLogger("gateway").warning("x" * 100_000)
     assert len(capsys.readouterr().err) < 17_000
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up_and_tells_what_was_dropped() -> None:
+    reader, writer = os.pipe()
+    try:
+        handler = NeverWaits(writer)
+        lines = [f"line {number} {'x' * 500}" for number in range(1_000)]
+        for line in lines:  # far more than a pipe holds
+            handler.handle(record_of(line))
+        os.set_blocking(reader, False)
+        read = drained(reader)
+        handler.handle(record_of("the last"))
+        after = drained(reader).splitlines()
+    finally:
+        os.close(reader)
+        os.close(writer)
+    kept = [line for line in read.splitlines() if line in lines]
+    assert 0 < len(kept) < len(lines)
+    assert kept == lines[: len(kept)]
+    assert after[-2:] == [f"{len(lines) - len(kept)} lines were dropped", "the last"]
+
+
+def record_of(message: str) -> logging.LogRecord:
+    return logging.LogRecord("gateway", logging.INFO, "", 0, message, None, None)
+
+
+def drained(descriptor: int) -> str:
+    data = b""
+    with contextlib.suppress(BlockingIOError):
+        while part := os.read(descriptor, 65_536):
+            data += part
+    return data.decode()
