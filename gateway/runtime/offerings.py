@@ -30,6 +30,8 @@ __all__ = ["Offered", "Offerings"]
 logger = logging.getLogger(__name__)
 
 _LISTING_SECONDS = 10.0
+_LATE_SECONDS = 1.0
+"""For a server that did not list in time before: it must not delay the others again and again."""
 _CAPABILITY = {
     Listing.PROMPTS: "prompts",
     Listing.RESOURCES: "resources",
@@ -55,6 +57,7 @@ class Offerings:
     """
 
     session: Session
+    _late: set[str] = field(default_factory=set[str])
     _owners: dict[Listing, dict[str, str]] = field(default_factory=dict[Listing, dict[str, str]])
 
     async def list(self, what: Listing) -> Offered:
@@ -65,11 +68,15 @@ class Offerings:
 
         async def ask(server: str) -> None:
             try:
-                with anyio.fail_after(_LISTING_SECONDS):
+                with anyio.fail_after(_LATE_SECONDS if server in self._late else _LISTING_SECONDS):
                     found[server] = await self._ask(server, what)
+                self._late.discard(server)
             except (UpstreamFailure, TimeoutError) as failure:
+                if isinstance(failure, TimeoutError):
+                    self._late.add(server)
                 failed.add(server)
-                logger.warning("%s of server %r are not listed: %s", what.key, server, failure)
+                why = str(failure) or "it did not answer in time"
+                logger.warning("%s of server %r are not listed: %s", what.key, server, why)
 
         async with anyio.create_task_group() as tasks:
             for server in servers:

@@ -139,6 +139,14 @@ def _rules(groups: Mapping[tuple[str, str], list[RecordedCall]], facts: PackFact
     ids: set[str] = set()
     for (server, tool), calls in groups.items():
         note = f"{_times(len(calls), 'call')} in {_times(_sessions(calls), 'session')}"
+        if not calls[0].is_tool:
+            target, _, own = tool.partition(":")
+            named: dict[str, Learned] = {
+                "id": _identifier(f"{server}-{target}-{own}", ids),
+                "allow": Noted(f"{target}:{server}/{_literal(own)}", note),
+            }
+            yield Noted(named, "")
+            continue
         pattern = f"{_literal(server)}.{_literal(tool)}"
         values = _values(calls)
         always, sometimes, never = _arguments(server, tool, calls, values, facts)

@@ -48,8 +48,15 @@ class RecordedCall:
 
     @property
     def name(self) -> str:
-        """The tool as policies name it."""
-        return f"{self.server}.{self.tool}"
+        """The tool, resource or prompt as policies name it."""
+        target, _, own = self.tool.partition(":")
+        return f"{self.server}.{self.tool}" if self.is_tool else f"{target}:{self.server}/{own}"
+
+    @property
+    def is_tool(self) -> bool:
+        """Whether it is a tool's call; others are recorded as `resource:URI` and `prompt:NAME`."""
+        target, _, own = self.tool.partition(":")
+        return target not in ("resource", "prompt") or not own
 
 
 @dataclass(frozen=True, slots=True)

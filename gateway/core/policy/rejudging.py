@@ -52,6 +52,8 @@ def _live(policy: CompiledPolicy, state: PolicyState, call: RecordedCall, facts:
 
 
 def _request(call: RecordedCall, facts: PackFacts) -> Request:
+    if not call.is_tool:
+        return Request.named(call.name, call.arguments, facts, principal=call.principal, mode=call.mode)
     return Request(
         server=call.server,
         tool=call.tool,

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gateway.runtime.audit import query
 from gateway.runtime.clock import SystemClock
 from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
 from gateway.runtime.ledger import open_ledger
+from gateway.sandbox.contract import SandboxSpec
 from gateway.serve.app import build_app
 from gateway.serve.identity import LOCAL_IDENTITY
 from gateway.serve.security import HttpSecurity
@@ -32,6 +34,7 @@ SERVERS = ["old", "new"]
 BIG = 123456789012345678901
 FORMS: dict[str, Any] = {"elicitation": {}}
 CAN = "io.modelcontextprotocol/clientCapabilities"
+GONE = SandboxSpec(name="gone", argv=("/no/such/program",))
 ALICE = {"action": "accept", "content": {"name": "Alice"}}
 
 
@@ -266,6 +269,20 @@ async def event(lines: AsyncIterator[str]) -> Any:
         if line.startswith("data:"):
             return json.loads(line[5:])
     raise AssertionError("the stream ended")
+
+
+async def test_a_server_that_cannot_list_is_named_and_hides_nothing_of_the_others(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (mcp, gateway):
+        await modern(mcp, "old_seen")
+        await modern(mcp, "new_seen")
+        (session,) = gateway._sessions  # pyright: ignore[reportPrivateUsage]
+        broken = await session.lease.server("old")
+        await broken.kill()
+        served = dict(session.lease._plans)  # pyright: ignore[reportPrivateUsage]
+        session.lease._plans = {**served, "old": replace(served["old"], spec=GONE)}  # pyright: ignore[reportPrivateUsage]
+        listed = (await mcp.modern("resources/list")).json()["result"]
+        assert [each["uri"] for each in listed["resources"]] == ["doc://shared/b", "doc://modern/a"][::-1]
+        assert listed["_meta"]["sandgate/unavailable"] == ["bridge.old"]
 
 
 # -- cancellation
