@@ -65,12 +65,16 @@ async def lookup(host: str, port: int) -> list[str]:
 
 
 @asynccontextmanager
-async def net(tmp_path: Path, limits: EgressSettings | None = None, **more: Any) -> AsyncGenerator[Net]:
+async def net(
+    tmp_path: Path, limits: EgressSettings | None = None, manifest: str = "", **more: Any
+) -> AsyncGenerator[Net]:
+    """Serve the pack; `manifest` is another line about its server."""
     pack = copy_pack("net", tmp_path).folder
     authority(pack / "fixtures" / "start", "a.web.example")
     with https_server(pack / "fixtures" / "start") as port:
         for name in ("toolpack.yaml", "policy.yaml"):
             text = (pack / name).read_text().replace("8443", str(port))
+            text = text.replace("    call_timeout:", f"{manifest}    call_timeout:")
             (pack / name).write_text(text)
         gate = EgressGate(limits or EgressSettings((LOOPBACK,)), resolver=lookup)
         async with served(tmp_path, pack="net", gate=gate, **more) as gateway:
@@ -134,6 +138,12 @@ async def test_every_other_driver_leads_to_the_same_proxy(
         ("allow", "granted"),
         ("deny", "address_refused"),
     ]
+
+
+async def test_a_server_that_may_be_forked_is_not_where_it_has_a_way_out(tmp_path: Path) -> None:
+    async with net(tmp_path, manifest="    fork_server: true\n") as here:
+        assert await here.call("fetch", url=f"https://a.web.example:{here.port}/") == "a page over TLS"
+        assert "403" in await here.connect(f"metadata.example:{here.port}")
 
 
 async def test_every_way_around_is_refused_and_recorded(tmp_path: Path) -> None:
