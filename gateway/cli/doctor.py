@@ -31,25 +31,38 @@ def doctor(
 
     settings = load_config({"sandbox": sandbox}, file=config)
     check_driver(settings, not_isolated=not_isolated)
-    results, limited_by = anyio.run(_probe, settings)
-    failed = [result for result in results if not result.held]
+    results, limited_by, forks = anyio.run(_probe, settings)
+    failed = [result for result in (*results, *forks) if not result.held]
     document = {
         "driver": settings.sandbox,
         "held": not failed,
         "limited_by": limited_by,
         "probes": [asdict(result) for result in results],
+        "forked_probes": [asdict(result) for result in forks],
     }
-    show(form, document, _text(settings.sandbox, limited_by, results))
+    show(form, document, "\n".join([_text(settings.sandbox, limited_by, results), *_forked(forks)]))
     if failed:
         raise typer.Exit(1)
 
 
-async def _probe(config: Config) -> tuple[list[ProbeResult], str]:
+async def _probe(config: Config) -> tuple[list[ProbeResult], str, list[ProbeResult]]:
+    """Attack the driver, and its forked servers where it forks; say what holds its limits."""
     from gateway.sandbox.drivers import make_driver
     from gateway.sandbox.probe import run_probes
+    from gateway.sandbox.probe.forked import forks_of
 
     async with make_driver(config.sandbox, cache_dir=config.cache) as driver:
-        return await run_probes(driver), driver.limited_by
+        results, forks = await run_probes(driver), forks_of(driver)
+        return results, driver.limited_by, await run_probes(forks) if forks else []
+
+
+def _forked(results: list[ProbeResult]) -> list[str]:
+    """Return what failed of the same attacks from forked servers, and how many held."""
+    if not results:
+        return ["servers with `fork_server: true` start cold here"]
+    failed = [result for result in results if not result.held]
+    lines = [f"FAILED  {result.name} in a forked server: {_meaning(result)}" for result in failed]
+    return [*lines, f"forked servers: {len(results) - len(failed)} of {len(results)} held"]
 
 
 def _text(driver: str, limited_by: str, results: list[ProbeResult]) -> str:

@@ -66,6 +66,11 @@ class BubblewrapDriver:
         self._found: _Machine | None = None
 
     @property
+    def can_fork(self) -> bool:
+        """Whether preloaded servers are forked here: that takes control groups."""
+        return "pids" in self._machine.groups
+
+    @property
     def limited_by(self) -> str:
         """As `contract.SandboxDriver.limited_by`."""
         if self._machine.groups:

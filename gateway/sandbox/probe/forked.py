@@ -9,10 +9,18 @@ from dataclasses import replace
 
 from gateway.data import data_folder
 from gateway.sandbox.bubblewrap import BubblewrapDriver
-from gateway.sandbox.contract import Mount, Preload, Sandbox, SandboxSpec, Workspace, WorkspaceSpec
+from gateway.sandbox.contract import (
+    Mount,
+    Preload,
+    Sandbox,
+    SandboxDriver,
+    SandboxSpec,
+    Workspace,
+    WorkspaceSpec,
+)
 from gateway.sandbox.runtimes import python_runtime
 
-__all__ = ["ForkedDriver", "forked"]
+__all__ = ["ForkedDriver", "forked", "forks_of"]
 
 INSIDE = "/opt/sandgate"
 FILES = ("fork_server.py", "run_server.py")
@@ -30,6 +38,11 @@ def forked(spec: SandboxSpec) -> SandboxSpec:
     helpers = tuple(Mount(data_folder("sandboxes") / name, f"{INSIDE}/{name}") for name in FILES)
     mounts = tuple(dict.fromkeys((*runtime.mounts, *spec.mounts, *helpers)))
     return replace(spec, argv=(*preload, *rest), mounts=mounts, preload=Preload(preload, dict(runtime.env)))
+
+
+def forks_of(driver: SandboxDriver) -> ForkedDriver | None:
+    """Return an open driver as one that forks every program; `None` where it does not fork here."""
+    return ForkedDriver(driver) if isinstance(driver, BubblewrapDriver) and driver.can_fork else None
 
 
 class ForkedDriver:
