@@ -252,7 +252,7 @@ BREAKING = [
 async def test_a_broken_interpreter_is_told_and_replaced_at_the_next_code(tmp_path: Path) -> None:
     async with playing(tmp_path, max_steps=100) as session:
         for code, kind in BREAKING:
-            broken = await ran(session, code, 1.0)
+            broken = await ran(session, code, 0.5 if kind == "timeout" else 15)
             assert (code, broken["error"]["error_type"]) == (code, kind)
             assert (await ran(session, "1 + 1"))["result"] == 2
 
