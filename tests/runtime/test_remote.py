@@ -197,3 +197,57 @@ async def test_the_lock_command_reaches_a_server_elsewhere_and_says_so(tmp_path:
     assert done.returncode == 0, done.stderr
     assert "far.test_simple_text: added" in done.stdout
     assert f"server 'far' connects to {remote.url.removeprefix('http://')}: allow" in done.stderr
+
+
+HOSTILE: list[tuple[str, dict[str, Any], FailureKind]] = [
+    ("redirect", {"status": 307, "headers": {"location": "http://127.0.0.1:1/"}}, FailureKind.SERVER_ERROR),
+    ("error page", {"status": 500, "body": b"<html>", "type": "text/html"}, FailureKind.SERVER_ERROR),
+    ("not JSON", {"body": b'{"jsonrpc": "2.0", "id": 1'}, FailureKind.TIMEOUT),
+    ("duplicate keys", {"body": b'{"jsonrpc":"2.0","id":%d,"result":{"a":1,"a":2}}'}, FailureKind.PROTOCOL),
+    (
+        "too much",
+        {"body": b'{"jsonrpc":"2.0","id":%d,"result":{"a":"' + b"x" * 3_000_000},
+        FailureKind.TOO_LARGE,
+    ),
+    (
+        "a stream cut off",
+        {"body": b"event: message\ndata: {", "type": "text/event-stream"},
+        FailureKind.CRASHED,
+    ),
+]
+
+
+@pytest.mark.parametrize(("how", "said", "kind"), HOSTILE, ids=[how for how, _, _ in HOSTILE])
+async def test_whatever_a_remote_server_answers_is_one_typed_failure(
+    tmp_path: Path, how: str, said: dict[str, Any], kind: FailureKind
+) -> None:
+    inner = everything_app()
+
+    async def hostile(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await inner(scope, receive, send)
+            return
+        body = (await receive())["body"]
+        message = json.loads(body)
+        if message.get("method") != "tools/call":
+            given = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+            async def again() -> Any:
+                return next(given, None) or await receive()
+
+            await inner(scope, again, send)
+            return
+        answer = said.get("body", b"")
+        answer = answer % message["id"] if b"%d" in answer else answer
+        headers = {"content-type": said.get("type", "application/json"), **said.get("headers", {})}
+        await Response(answer, said.get("status", 200), headers)(scope, receive, send)
+
+    async with served_at(hostile) as remote:
+        pack = remote_pack(tmp_path / "pack", {"url": f"{remote.url}/mcp", "call_timeout": "2s"})
+        settings = GatewaySettings(egress=LOOPBACK.egress, max_result=2_000_000)
+        async with serving(tmp_path, pack, settings) as gateway:
+            session = await gateway.open_session("remote", LOCAL)
+            outcome = await call(gateway, session, "test_simple_text")
+            assert isinstance(outcome, Failed), how
+            assert outcome.kind is kind
+    assert "location" not in {name for _, headers in remote.asked for name in headers}
