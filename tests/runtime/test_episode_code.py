@@ -282,8 +282,8 @@ ODD: list[tuple[str, Any]] = [
 async def test_odd_code_is_answered_like_any_other(tmp_path: Path) -> None:
     async with playing(tmp_path, max_steps=100) as session:
         for code, result in ODD:
-            assert (code, (await ran(session, code, 5))["result"]) == (code, result)
-            assert (await ran(session, "print('on'); 2", 5))["stdout"].endswith("on\n")
+            assert (code, (await ran(session, code, 15))["result"]) == (code, result)
+            assert (await ran(session, "print('on'); 2", 15))["stdout"].endswith("on\n")
 
 
 RAISING = [
@@ -301,7 +301,7 @@ RAISING = [
 async def test_what_code_raises_is_its_own_and_told(tmp_path: Path) -> None:
     async with playing(tmp_path, max_steps=100) as session:
         for code, exception in RAISING:
-            error = (await ran(session, code, 5))["error"]
+            error = (await ran(session, code, 15))["error"]
             assert (code, error["error_type"], error["exception"]) == (code, "execution_error", exception)
             assert (await ran(session, "2"))["result"] == 2
 

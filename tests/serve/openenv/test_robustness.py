@@ -29,8 +29,8 @@ def step(tool: str, **arguments: Any) -> dict[str, Any]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the server lose patience within a test's time."""
-    for name in ("PING_SECONDS", "PONG_SECONDS", "STALLED_SECONDS"):
-        monkeypatch.setattr(f"gateway.serve.socket_protocol.{name}", 0.2)
+    for name, seconds in (("PING_SECONDS", 0.2), ("PONG_SECONDS", 1.0), ("STALLED_SECONDS", 0.3)):
+        monkeypatch.setattr(f"gateway.serve.socket_protocol.{name}", seconds)
 
 
 class SilentPeer:
@@ -99,7 +99,7 @@ async def test_a_peer_that_never_reads_frees_its_slot(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("hasty")
 async def test_a_peer_that_talks_ahead_of_a_long_step_is_not_taken_for_gone(tmp_path: Path) -> None:
     async with env_server(tmp_path) as server, connect(server.socket_url + "/ws", proxy=None) as socket:
-        await socket.send(json.dumps(step("sleep", seconds=1.5)))
+        await socket.send(json.dumps(step("sleep", seconds=2.5)))
         await socket.send(json.dumps(step("echo", text="after")))
         await socket.send(json.dumps({"type": "state"}))
         with anyio.fail_after(10):
