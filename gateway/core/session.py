@@ -208,13 +208,6 @@ class SessionMachine:
         """Return what a server says or asks during a call, as the caller may see it."""
         return self.state.cleaned(call_id, self.masked(value))
 
-    def may_ask(self, tool: str) -> bool:
-        """Whether some rule has calls of this tool approved first."""
-        known = self.facts.catalog.tools.get(tool)
-        if known is None:
-            return False
-        return self.facts.policy.could_ask(known.server, known.upstream, self.facts.mode)
-
     def listed(self, server: str, definitions: Iterable[JsonObject]) -> None:
         """Take note of what the session's own server lists now; changed tools are denied from here on."""
         others = frozenset(n for n in self._drifted if self.facts.catalog.tools[n].server != server)

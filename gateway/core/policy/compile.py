@@ -110,13 +110,6 @@ class CompiledPolicy:
             granted = granted or rule.effect is Effect.ALLOW or (rule.effect is Effect.ASK and asking)
         return granted
 
-    def could_ask(self, server: str, tool: str, mode: Mode) -> bool:
-        """Whether some rule has a call of the tool approved first; of whom it asks is not looked at."""
-        return any(
-            entry.rule.effect is Effect.ASK and mode in entry.modes and entry.names("tool", server, tool)
-            for entry in self._binder.rules
-        )
-
     def paths_to_look_at(self, request: Request) -> tuple[str, ...]:
         """Return the paths in the workspace that `symlinks` asks about; empty where nothing asks.
 
