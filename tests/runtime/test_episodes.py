@@ -15,7 +15,6 @@ import pytest
 from gateway.core.calls import LOCAL
 from gateway.core.episode import Action, CallTool, EpisodeOver, ListTools, StepResult, Submit
 from gateway.core.lock import lock_sha256, parse_lock
-from gateway.core.tasks import Task, parse_task
 from gateway.errors import (
     ClientError,
     LedgerError,
@@ -32,7 +31,6 @@ from gateway.runtime.episodes import (
     EpisodeSession,
     NoSuchTask,
     ResetRequest,
-    choose_task,
 )
 from gateway.runtime.gateway import Gateway, GatewaySettings
 from gateway.runtime.trajectories import TrajectoryFolder
@@ -385,46 +383,6 @@ async def test_a_mistaken_reset_costs_nobody_their_episode(tmp_path: Path) -> No
         with pytest.raises(NoSuchTask, match="there are: be-good, fix-readme"):
             await session.reset(ResetRequest(task="no-such-task"))
         assert (await session.state())["episode_id"] == "mine"
-
-
-def tasks() -> dict[str, Task]:
-    files = sorted((PACKS / "echo" / "tasks").glob("*.yaml"))
-    read = [parse_task(file.read_text(encoding="utf-8"), file.name) for file in files]
-    return {task.id: task for task in reversed(read)}
-
-
-@pytest.mark.parametrize(
-    ("wanted", "chosen"),
-    [
-        (ResetRequest(), "be-good"),
-        (ResetRequest(index=1), "fix-readme"),
-        (ResetRequest(split="train"), "fix-readme"),
-        (ResetRequest(task="fix-readme"), "fix-readme"),
-        (ResetRequest(split="train", index=0), "fix-readme"),
-    ],
-)
-def test_tasks_are_chosen_in_the_order_of_their_ids(wanted: ResetRequest, chosen: str) -> None:
-    task = choose_task(tasks(), wanted)
-    assert task is not None
-    assert task.id == chosen
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        ResetRequest(index=2),
-        ResetRequest(split="nope"),
-        ResetRequest(split="train", index=1),
-        ResetRequest(task="be-good", split="train"),
-    ],
-)
-def test_a_task_that_is_not_there_is_never_replaced_by_another(wanted: ResetRequest) -> None:
-    with pytest.raises(NoSuchTask):
-        choose_task(tasks(), wanted)
-
-
-def test_a_pack_without_tasks_has_episodes_without_one() -> None:
-    assert choose_task({}, ResetRequest()) is None
 
 
 async def test_an_episode_without_a_task_is_never_scored(tmp_path: Path) -> None:
