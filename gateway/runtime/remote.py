@@ -197,9 +197,11 @@ class RemoteServer:
             await self._push(body)
             if message.get("method") == "initialize":
                 self._listen(body)
-        elif request_id is not None:
+        if request_id is not None and not _answers(body, request_id):
+            # Nothing more will come of this request; where its own answer was refused, that stands.
             code = response.status if response.status >= 300 else 502
-            error: JsonObject = {"code": code, "message": f"{self._endpoint.place} answered HTTP {code}"}
+            said = f"{self._endpoint.place} did not answer the request (HTTP {response.status})"
+            error: JsonObject = {"code": code, "message": said}
             await self._push(dumps({"jsonrpc": "2.0", "id": request_id, "error": error}))
 
     async def _read(self, response: httpcore2.Response) -> bytes:

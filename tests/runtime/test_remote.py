@@ -202,7 +202,7 @@ async def test_the_lock_command_reaches_a_server_elsewhere_and_says_so(tmp_path:
 HOSTILE: list[tuple[str, dict[str, Any], FailureKind]] = [
     ("redirect", {"status": 307, "headers": {"location": "http://127.0.0.1:1/"}}, FailureKind.SERVER_ERROR),
     ("error page", {"status": 500, "body": b"<html>", "type": "text/html"}, FailureKind.SERVER_ERROR),
-    ("not JSON", {"body": b'{"jsonrpc": "2.0", "id": 1'}, FailureKind.TIMEOUT),
+    ("not JSON", {"body": b'{"jsonrpc": "2.0", "id": 1'}, FailureKind.SERVER_ERROR),
     ("duplicate keys", {"body": b'{"jsonrpc":"2.0","id":%d,"result":{"a":1,"a":2}}'}, FailureKind.PROTOCOL),
     (
         "too much",
