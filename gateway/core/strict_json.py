@@ -165,10 +165,16 @@ def _may_have_more_keys(text: str, limit: int) -> bool:
 
 
 def _has_more_openers(text: str, limit: int) -> bool:
-    """Whether more than `limit` brackets open, also in strings. `split` stops there; `count` would not."""
-    return len(text) > 2 * limit and (
-        len(text.split("[", limit + 1)) + len(text.split("{", limit + 1)) - 2 > limit
-    )
+    """Whether more than `limit` brackets open, also in strings."""
+    return len(text) > 2 * limit and _count(text, "[", limit) + _count(text, "{", limit) > limit
+
+
+def _count(text: str, char: str, limit: int) -> int:
+    """Return how often `char` stands in `text`, or one more than `limit`; `find` skips what lies between."""
+    found, at = 0, text.find(char)
+    while at >= 0 and found <= limit:
+        found, at = found + 1, text.find(char, at + 1)
+    return found
 
 
 def _has_long_run(text: str, limit: int) -> bool:
