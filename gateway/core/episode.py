@@ -19,6 +19,7 @@ from typing import TypeAlias
 from gateway.core.calls import Answered, Denied, Outcome
 from gateway.core.decisions import Decision, DecisionCode
 from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.strict_json import dumps
 from gateway.errors import ClientError
 
 __all__ = [
@@ -102,12 +103,31 @@ class StepResult:
     metadata: JsonObject
     reward: float | None = None
     done: bool = False
+    _encoded: bytes | None = field(default=None, init=False, compare=False, repr=False)
 
     def wire(self) -> JsonObject:
         """Return the contract's answer. `done`, `reward` and `metadata` also stand in the observation:
         typed clients read them there, generic ones beside it."""
-        shared: JsonObject = {"reward": self.reward, "done": self.done, "metadata": self.metadata}
+        shared = self._shared()
         return {"observation": {**self.observation, **shared}, **shared}
+
+    def encoded(self) -> bytes:
+        """Return `wire()` as compact JSON. Made once, and of its parts: a client and a trajectory get the
+        same, and what stands in it twice is large."""
+        if self._encoded is None:
+            object.__setattr__(self, "_encoded", self._encode())
+        assert self._encoded is not None
+        return self._encoded
+
+    def _shared(self) -> JsonObject:
+        return {"reward": self.reward, "done": self.done, "metadata": self.metadata}
+
+    def _encode(self) -> bytes:
+        observation, shared = self.observation, self._shared()
+        if not observation or not shared.keys().isdisjoint(observation):
+            return dumps(self.wire())
+        told = dumps(shared)[1:]
+        return b'{"observation":%b,%b,%b' % (dumps(observation)[:-1], told, told)
 
 
 # -- the episode ----------------------------------------------------------------------------------

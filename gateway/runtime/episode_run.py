@@ -32,6 +32,7 @@ from gateway.core.observations import (
     tools_observation,
 )
 from gateway.core.rubric import Reward
+from gateway.core.strict_json import dumps
 from gateway.core.tasks import Task
 from gateway.errors import SandboxError
 from gateway.runtime.checks import CheckFault
@@ -235,8 +236,9 @@ class EpisodeRun:
         except CheckFault as fault:
             return self.state.unscored(str(fault)), None
 
-    def _line(self, number: int, action: Action, result: StepResult) -> JsonObject:
-        return {
+    def _line(self, number: int, action: Action, result: StepResult) -> bytes:
+        """Return a line of the trajectory: whose step it is, then the answer as the client gets it."""
+        step: JsonObject = {
             "ts": self.gateway.clock.now(),
             "pack": self.session.pack.name,
             "session_id": self.session.id,
@@ -244,8 +246,8 @@ class EpisodeRun:
             **(self._asked() if number == 1 else {}),
             "step": number,
             "action": action_json(action),
-            **result.wire(),
         }
+        return dumps(step)[:-1] + b"," + result.encoded()[1:]
 
     def _asked(self) -> JsonObject:
         """Return what an agent is given, which the first line of a trajectory tells those who train on it."""

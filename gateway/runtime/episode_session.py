@@ -69,7 +69,7 @@ class EpisodeSession:
         self._episodes = episodes
         self._run: EpisodeRun | None = None
         self._failed = False
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)  # a step waits for plenty of other things
 
     # -- holding
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gateway.core.calls import LOCAL
 from gateway.core.episode import Action, StepResult
-from gateway.core.json_types import JsonObject
 from gateway.core.task_choice import ResetRequest
 from gateway.errors import UsageError
 from gateway.runtime.episodes import Episodes, EpisodeSession
@@ -39,8 +38,8 @@ class NotedTrajectory:
         self._writer = writer
         self.name: str | None = None
 
-    async def append(self, name: str, line: JsonObject) -> None:
-        """Add one line; raises `LedgerError`."""
+    async def append(self, name: str, line: bytes) -> None:
+        """Add one line, a JSON object; raises `LedgerError`."""
         self.name = name
         await self._writer.append(name, line)
 

@@ -16,6 +16,7 @@ from gateway.core.episode import (
 )
 from gateway.core.json_types import JsonObject
 from gateway.core.observations import call_observation, submit_definition, tools_observation
+from gateway.core.strict_json import dumps
 
 ALLOWED = Decision(Effect.ALLOW, DecisionCode.RULE_ALLOW, "the rule allows this call", rule="r")
 DENIED = Decision(Effect.DENY, DecisionCode.RULE_DENY, "secret files are never in scope", rule="no-secrets")
@@ -132,6 +133,12 @@ def test_reward_done_and_metadata_stand_beside_the_observation_and_in_it() -> No
     wire = StepResult({"x": 1}, {"step": 1}, reward=0.5, done=True).wire()
     shared = {"reward": 0.5, "done": True, "metadata": {"step": 1}}
     assert wire == {"observation": {"x": 1, **shared}, **shared}
+
+
+@pytest.mark.parametrize("observation", [{"x": ["é", 1.5]}, {}, {"done": "own", "x": 1, "metadata": 2}])
+def test_a_result_is_encoded_as_its_wire_form_to_the_byte(observation: JsonObject) -> None:
+    for result in (StepResult(observation, {"step": 1}), StepResult(observation, {}, 0.5, done=True)):
+        assert result.encoded() == dumps(result.wire()) == result.encoded()
 
 
 # -- the episode

@@ -286,9 +286,9 @@ def _kind(value: JsonValue) -> str:
 # -- what is answered -----------------------------------------------------------------------------
 
 
-def observation_frame(result: StepResult) -> JsonObject:
-    """Return the answer to a reset or a step."""
-    return {"type": "observation", "data": result.wire()}
+def observation_frame(result: StepResult) -> str:
+    """Return the answer to a reset or a step, as text."""
+    return (b'{"type":"observation","data":%b}' % result.encoded()).decode()
 
 
 def state_frame(state: JsonObject) -> JsonObject:

@@ -94,21 +94,22 @@ class EnvSocket:
                     return
                 answer = await self._answer(session, frame)
             except SandgateError as error:
-                answer, fatal = error_frame(error)
+                told, fatal = error_frame(error)
                 if fatal:
-                    raise _Over(error, answer, _close_code(error)) from None
-            await _say(inbox.socket, answer)
+                    raise _Over(error, told, _close_code(error)) from None
+                answer = frame_text(told)
+            await inbox.socket.send_text(answer)
 
-    async def _answer(self, session: EpisodeSession, frame: Frame) -> JsonObject:
+    async def _answer(self, session: EpisodeSession, frame: Frame) -> str:
         match frame:
             case Reset(wanted):
                 return observation_frame(await session.reset(wanted))
             case Step(action):
                 return observation_frame(await session.step(action))
             case Mcp(message):
-                return mcp_frame(await self._rpc.answer(message, session.principal, session))
+                return frame_text(mcp_frame(await self._rpc.answer(message, session.principal, session)))
             case _:
-                return state_frame(await session.state())
+                return frame_text(state_frame(await session.state()))
 
 
 async def _next_text(inbox: Inbox) -> str:
