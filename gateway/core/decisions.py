@@ -80,9 +80,10 @@ class Decision:
 
     def wire(self) -> JsonObject:
         """Return the public JSON form (interfaces: decision object)."""
+        # `_value_` is a plain attribute, `value` a descriptor; three of these are made for each call.
         return {
-            "effect": self.effect.value,
-            "code": self.code.value,
+            "effect": self.effect._value_,
+            "code": self.code._value_,
             "rule": self.rule,
             "reason": self.reason,
             "policy": self.policy,

@@ -213,12 +213,12 @@ def _body(
     outcome: JsonObject | None = None,
 ) -> JsonObject:
     return {
-        "event": event.value,
+        "event": event._value_,  # a plain attribute, where `value` is a descriptor
         "call_id": call.call_id,
         "session": ids.session,
         "episode": ids.episode,
         "step": ids.step,
-        "front": call.front.value,
+        "front": call.front._value_,
         "principal": ids.principal,
         "pack": ids.pack,
         "server": tool.server,
@@ -245,7 +245,8 @@ def _outcome(outcome: Outcome, ms: float, key: bytes) -> JsonObject:
 
 def hmac_sha256(key: bytes, data: bytes) -> str:
     """Return HMAC-SHA-256 (RFC 2104) in hex, as `hmac.digest` does in a tenth of its time for short data."""
-    inner, outer = (pad.copy() for pad in _pads(key))
+    inner_pad, outer_pad = _pads(key)
+    inner, outer = inner_pad.copy(), outer_pad.copy()
     inner.update(data)
     outer.update(inner.digest())
     return outer.hexdigest()

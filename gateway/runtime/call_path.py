@@ -6,7 +6,7 @@ This is the only place where a decision leads to a ledger record or to a tool se
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -135,17 +135,17 @@ class CallPath:
 
     async def _carry_out(self, command: Command) -> Event:
         match command:
-            case Look(paths):
-                return await self._look(paths)
             case Record(body):
                 self._record = self._records.begin(body)
                 return await self._recorded()
+            case Acquire(server):
+                return await self._acquire(server)
+            case Send(_, method, params):
+                return await self._send(method, params)
+            case Look(paths):
+                return await self._look(paths)
             case SeekApproval(request):
                 return await self._approvals.seek(request, self._prompt)
-            case Acquire(server):
-                return await _attempt(self._acquire(server))
-            case Send(_, method, params):
-                return await _attempt(self._send(method, params))
             case Answer():
                 raise RuntimeError("an answer is given, not carried out")
 
@@ -169,7 +169,10 @@ class CallPath:
         return _RECORDED
 
     async def _acquire(self, server: str) -> Event:
-        self._upstream = await self._session.lease.server(server)
+        try:
+            self._upstream = await self._session.lease.server(server)
+        except UpstreamFailure as failure:
+            return _broke(failure)
         return Acquired(self._upstream.sandbox.id)
 
     def _shown(self, said: JsonObject) -> JsonObject:
@@ -184,12 +187,11 @@ class CallPath:
                 return Returned(await self._upstream.request(method, params, self._peer))
             with self._tracing.sending(self._upstream.name, self._call, params) as traced:
                 return Returned(await self._upstream.request(method, traced, self._peer))
+        except UpstreamFailure as failure:
+            return _broke(failure)
         finally:
             self._at_server = self._clock.monotonic() - sent
 
 
-async def _attempt(work: Awaitable[Event]) -> Event:
-    try:
-        return await work
-    except UpstreamFailure as failure:
-        return Broke(failure.kind, failure.message, failure.error)
+def _broke(failure: UpstreamFailure) -> Broke:
+    return Broke(failure.kind, failure.message, failure.error)
