@@ -45,6 +45,33 @@ class Exchange:
         """Call back once the connection is lost while this is answered; `None` takes that back."""
         self._protocol.when_lost = callback
 
+    def hold_head(self) -> None:
+        """Let the answer's head wait for its body, which has to follow: uvicorn writes them one by one."""
+        held: Any = _HeldHead(self._cycle)
+        self._cycle.transport = held
+
+
+class _HeldHead:
+    """Stands in for a transport until a head and what follows it were written, as one."""
+
+    __slots__ = ("_cycle", "_head", "_transport")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._transport: Any = cycle.transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Keep the head; write both once there is more, and step aside."""
+        if self._head is None:
+            self._head = data
+            return
+        self._cycle.transport = self._transport
+        self._transport.writelines((self._head, data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
 
 class BoundedHttpProtocol(HttpToolsProtocol):
     """Answers 431 to a head that is too large, closes on one that is too slow."""

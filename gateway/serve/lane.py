@@ -119,7 +119,7 @@ class Lane:
                 case "stopped":
                     await stopped(send)
                 case "withdrawn":
-                    await _say(calls.withdrawn(quick), send)
+                    await _say(calls.withdrawn(quick), exchange, send)
                 case "left":
                     pass
                 case _:
@@ -130,7 +130,7 @@ class Lane:
             self._asking.discard(request)
         if answer is None:
             return False
-        await _say(answer, send)
+        await _say(answer, exchange, send)
         return True
 
 
@@ -180,13 +180,14 @@ def _takes_json(accept: str) -> bool:
     return "application/json" in media or "*/*" in media
 
 
-async def _say(answer: QuickAnswer, send: Send) -> None:
+async def _say(answer: QuickAnswer, exchange: Exchange, send: Send) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(answer.body)).encode()),
     ]
     if answer.session_id is not None:
         headers.append((b"mcp-session-id", answer.session_id.encode()))
+    exchange.hold_head()
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
 
