@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -71,6 +72,7 @@ class Launcher:
         self._last = 0
         self._gone = self._closed = False
         self._starting = anyio.Lock()
+        self._telling = anyio.Lock(fast_acquire=True)
         self._tasks: anyio.abc.TaskGroup | None = None
         self._uids: tuple[int, int] | None = None  # first uid, and the descriptor that holds the block
         self._socket: socket.socket | None = None
@@ -147,19 +149,26 @@ class Launcher:
     async def tell(self, request: JsonObject, fds: Sequence[int] = ()) -> None:
         """Send a request that is not answered. Raises `SandboxError` if the launcher is gone."""
         data = json.dumps(request).encode()
-        while True:
-            channel = self._socket
-            if self._gone or channel is None:
-                raise LauncherGone("the sandbox launcher is gone")
-            try:
-                socket.send_fds(channel, [data], fds)
-            except BlockingIOError:
+        async with self._telling:  # only one may wait for a full channel, and requests keep their order
+            while not await self._sent(data, fds):
+                continue
+
+    async def _sent(self, data: bytes, fds: Sequence[int]) -> bool:
+        """Send one message, or wait until there may be room for it."""
+        channel = self._socket
+        if self._gone or channel is None:
+            raise LauncherGone("the sandbox launcher is gone")
+        try:
+            socket.send_fds(channel, [data], fds)
+        except BlockingIOError:
+            # A channel that is hung up meanwhile is no longer the one the next attempt finds.
+            with suppress(anyio.ClosedResourceError):
                 await anyio.wait_writable(channel)
-            except OSError as error:
-                self._lose(channel)
-                raise LauncherGone(f"the sandbox launcher cannot be reached: {error}") from error
-            else:
-                return
+            return False
+        except OSError as error:
+            self._lose(channel)
+            raise LauncherGone(f"the sandbox launcher cannot be reached: {error}") from error
+        return True
 
     async def _listen(self, channel: socket.socket) -> None:
         while True:

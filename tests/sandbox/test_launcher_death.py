@@ -90,6 +90,30 @@ async def test_many_that_ask_at_once_get_one_launcher(tmp_path: Path) -> None:
         assert len(launchers()) == 1
 
 
+async def test_more_requests_than_the_channel_holds_wait_for_a_launcher_that_is_slow(tmp_path: Path) -> None:
+    many = 2_000
+    async with BubblewrapDriver(tmp_path) as driver:
+        sandbox = await driver.acquire(SLEEPER, await driver.open_workspace(WorkspaceSpec()))
+        await heard(sandbox)
+        (pid,) = launchers()
+        told = 0
+
+        async def end_another() -> None:
+            nonlocal told
+            await driver.kill(10**9)  # nobody's: the launcher only has to hear it
+            told += 1
+
+        async with anyio.create_task_group() as tasks:
+            os.kill(pid, signal.SIGSTOP)
+            for _ in range(many):
+                tasks.start_soon(end_another)
+            await anyio.wait_all_tasks_blocked()
+            assert told < many, "the channel is to be full"
+            os.kill(pid, signal.SIGCONT)
+        assert told == many
+        await sandbox.kill()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="without root a workspace ends with its launcher")
 async def test_files_and_seeds_outlive_the_launcher_that_made_them(tmp_path: Path) -> None:
     seed = tmp_path / "seed"
