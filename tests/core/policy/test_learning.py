@@ -66,11 +66,11 @@ def test_roots_are_folders_and_never_collapse_to_the_whole_file_system(
 
 
 def test_a_url_argument_gets_its_scheme_and_hosts() -> None:
-    urls = ["https://docs.python.org/3/", "https://docs.python.org/3/library/", "https://pypi.org/"]
+    urls = ["https://docs.python.org/3/", "https://docs.python.org/3/library/", "https://peps.python.org/"]
     rule = rules_of(proposed(*(recorded("web.get", url=url) for url in urls)))["web.get"]
     assert rule["args"]["url"] == {
         "scheme": ["https"],
-        "host": ["docs.python.org", "pypi.org"],
+        "host": ["docs.python.org", "peps.python.org"],
         "max_len": 64,
     }
 
