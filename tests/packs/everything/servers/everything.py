@@ -50,12 +50,12 @@ PAUSE = 0.05
 TOOLS: dict[str, tuple[types.Tool, Tool]] = {}
 
 
-def tool(schema: JsonObject | None = None, *also: str) -> Callable[[Tool], Tool]:
-    """Offer a function as a tool, under its name and `also` others; its docstring is the description."""
+def tool(*names: str, schema: JsonObject | None = None) -> Callable[[Tool], Tool]:
+    """Offer a function as a tool under the names that the suite calls; its docstring is the description."""
 
     def register(function: Tool) -> Tool:
         shape: JsonObject = schema or {"type": "object", "properties": {}, "additionalProperties": False}
-        for name in (getattr(function, "__name__"), *also):  # noqa: B009 - a callable type has no name
+        for name in names:
             offer = types.Tool(name=name, description=function.__doc__, input_schema=shape)
             TOOLS[name] = (offer, function)
         return function
@@ -110,8 +110,7 @@ def returns_content(name: str) -> None:
         """Return the same content each time."""
         return result
 
-    give.__name__ = name
-    tool()(give)
+    tool(name)(give)
 
 
 for each in CONTENT:
@@ -119,7 +118,8 @@ for each in CONTENT:
 
 
 @tool(
-    {
+    "json_schema_2020_12_tool",
+    schema={
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
         "$defs": {
@@ -141,7 +141,7 @@ for each in CONTENT:
         "then": {"required": ["phone"]},
         "else": {"required": ["email"]},
         "additionalProperties": False,
-    }
+    },
 )
 async def json_schema_2020_12_tool(ctx: Context, params: Params) -> Result:
     """Take arguments of a rich schema."""
@@ -155,8 +155,8 @@ async def log(ctx: Context, message: str) -> None:
     await ctx.session.send_log_message("info", message, related_request_id=ctx.request_id)
 
 
-@tool(None, "test_logging_tool")
-async def test_tool_with_logging(ctx: Context, params: Params) -> Result:
+@tool("test_tool_with_logging", "test_logging_tool")
+async def tool_with_logging(ctx: Context, params: Params) -> Result:
     """Log three messages."""
     for message in ("Tool execution started", "Tool processing data", "Tool execution completed"):
         await log(ctx, message)
@@ -164,8 +164,8 @@ async def test_tool_with_logging(ctx: Context, params: Params) -> Result:
     return text("Tool with logging executed successfully")
 
 
-@tool()
-async def test_tool_with_progress(ctx: Context, params: Params) -> Result:
+@tool("test_tool_with_progress")
+async def tool_with_progress(ctx: Context, params: Params) -> Result:
     """Report progress three times."""
     for progress in (0, 50, 100):
         await ctx.session.report_progress(progress, 100, f"Completed step {progress} of 100")
@@ -173,24 +173,24 @@ async def test_tool_with_progress(ctx: Context, params: Params) -> Result:
     return text("done")
 
 
-@tool()
-async def test_trigger_tool_change(ctx: Context, params: Params) -> Result:
+@tool("test_trigger_tool_change")
+async def trigger_tool_change(ctx: Context, params: Params) -> Result:
     """Say that the tools changed."""
     await BUS.publish(ToolsListChanged())
     await ctx.session.send_tool_list_changed()
     return text("changed")
 
 
-@tool()
-async def test_trigger_prompt_change(ctx: Context, params: Params) -> Result:
+@tool("test_trigger_prompt_change")
+async def trigger_prompt_change(ctx: Context, params: Params) -> Result:
     """Say that the prompts changed."""
     await BUS.publish(PromptsListChanged())
     await ctx.session.send_prompt_list_changed()
     return text("changed")
 
 
-@tool()
-async def test_trigger_resource_update(ctx: Context, params: Params) -> Result:
+@tool("test_trigger_resource_update")
+async def trigger_resource_update(ctx: Context, params: Params) -> Result:
     """Say that the watched resource changed."""
     await BUS.publish(ResourceUpdated("test://watched-resource"))
     if "test://watched-resource" in SUBSCRIBED:
@@ -201,8 +201,8 @@ async def test_trigger_resource_update(ctx: Context, params: Params) -> Result:
 # -- asking the client, with sessions --------------------------------------------------------------
 
 
-@tool(strings("prompt"))
-async def test_sampling(ctx: Context, params: Params) -> Result:
+@tool("test_sampling", schema=strings("prompt"))
+async def sampling(ctx: Context, params: Params) -> Result:
     """Have the client's model say something."""
     prompt = str((params.arguments or {})["prompt"])
     if modern(ctx):
@@ -221,8 +221,8 @@ async def elicit(ctx: Context, message: str, properties: JsonObject, required: l
     return f"action={answer.action}, content={json.dumps(answer.content)}"
 
 
-@tool(strings("message"))
-async def test_elicitation(ctx: Context, params: Params) -> Result:
+@tool("test_elicitation", schema=strings("message"))
+async def elicitation(ctx: Context, params: Params) -> Result:
     """Ask the user for a name and an address."""
     properties = {
         "username": {"type": "string", "description": "User's response"},
@@ -234,8 +234,8 @@ async def test_elicitation(ctx: Context, params: Params) -> Result:
     return text("User response: " + await elicit(ctx, message, properties, ["username", "email"]))
 
 
-@tool()
-async def test_elicitation_sep1034_defaults(ctx: Context, params: Params) -> Result:
+@tool("test_elicitation_sep1034_defaults")
+async def elicitation_sep1034_defaults(ctx: Context, params: Params) -> Result:
     """Ask with a default for each primitive type."""
     properties: JsonObject = {
         "name": {"type": "string", "default": "John Doe"},
@@ -247,8 +247,8 @@ async def test_elicitation_sep1034_defaults(ctx: Context, params: Params) -> Res
     return text("Elicitation completed: " + await elicit(ctx, "Please review", properties, []))
 
 
-@tool()
-async def test_elicitation_sep1330_enums(ctx: Context, params: Params) -> Result:
+@tool("test_elicitation_sep1330_enums")
+async def elicitation_sep1330_enums(ctx: Context, params: Params) -> Result:
     """Ask with each kind of enumeration."""
     options = ["option1", "option2", "option3"]
     titled = [{"const": f"value{n}", "title": f"Option {n}"} for n in (1, 2, 3)]
@@ -266,14 +266,14 @@ async def test_elicitation_sep1330_enums(ctx: Context, params: Params) -> Result
     return text("Elicitation completed: " + await elicit(ctx, "Please choose", properties, []))
 
 
-@tool()
-async def test_list_roots(ctx: Context, params: Params) -> Result:
+@tool("test_list_roots")
+async def list_roots(ctx: Context, params: Params) -> Result:
     """Ask which folders the client works on."""
     return text(" ".join(str(root.uri) for root in (await ctx.session.list_roots()).roots))
 
 
-@tool()
-async def test_client_capabilities(ctx: Context, params: Params) -> Result:
+@tool("test_client_capabilities")
+async def client_capabilities(ctx: Context, params: Params) -> Result:
     """Say what the client declared that it can do."""
     declared = ctx.session.client_capabilities or types.ClientCapabilities()
     return text(declared.model_dump_json(by_alias=True, exclude_none=True))
@@ -348,8 +348,8 @@ async def sample(ctx: Context, params: Params, key: str, prompt: str) -> Result:
 NAME: JsonObject = {"name": {"type": "string"}}
 
 
-@tool(None, "test_streaming_elicitation")
-async def test_input_required_result_elicitation(ctx: Context, params: Params) -> Result:
+@tool("test_input_required_result_elicitation", "test_streaming_elicitation")
+async def input_required_result_elicitation(ctx: Context, params: Params) -> Result:
     """Ask for a name."""
     answer = accepted(responses(params).get("user_name"))
     if answer is None or "name" not in answer:
@@ -357,14 +357,14 @@ async def test_input_required_result_elicitation(ctx: Context, params: Params) -
     return text(f"Hello, {answer['name']}!")
 
 
-@tool()
-async def test_input_required_result_sampling(ctx: Context, params: Params) -> Result:
+@tool("test_input_required_result_sampling")
+async def input_required_result_sampling(ctx: Context, params: Params) -> Result:
     """Ask the client's model."""
     return await sample(ctx, params, "capital_question", "What is the capital of France?")
 
 
-@tool()
-async def test_input_required_result_list_roots(ctx: Context, params: Params) -> Result:
+@tool("test_input_required_result_list_roots")
+async def input_required_result_list_roots(ctx: Context, params: Params) -> Result:
     """Ask for the client's roots."""
     answer = responses(params).get("client_roots")
     if not isinstance(answer, types.ListRootsResult):
@@ -372,16 +372,16 @@ async def test_input_required_result_list_roots(ctx: Context, params: Params) ->
     return text(" ".join(str(root.uri) for root in answer.roots))
 
 
-@tool(None, "test_input_required_result_tampered_state")
-async def test_input_required_result_request_state(ctx: Context, params: Params) -> Result:
+@tool("test_input_required_result_request_state", "test_input_required_result_tampered_state")
+async def input_required_result_request_state(ctx: Context, params: Params) -> Result:
     """Ask with a state that has to come back whole."""
     if params.request_state is None:
         return ask("confirming", confirm=form_request("Please confirm", {"ok": {"type": "boolean"}}))
     return text(f"state-ok: {opened(params)}")
 
 
-@tool()
-async def test_input_required_result_multiple_inputs(ctx: Context, params: Params) -> Result:
+@tool("test_input_required_result_multiple_inputs")
+async def input_required_result_multiple_inputs(ctx: Context, params: Params) -> Result:
     """Ask three things at once."""
     requests: dict[str, types.InputRequest] = {
         "user_name": form_request("What is your name?", NAME),
@@ -393,8 +393,8 @@ async def test_input_required_result_multiple_inputs(ctx: Context, params: Param
     return text(f"all here, {opened(params)}")
 
 
-@tool()
-async def test_input_required_result_multi_round(ctx: Context, params: Params) -> Result:
+@tool("test_input_required_result_multi_round")
+async def input_required_result_multi_round(ctx: Context, params: Params) -> Result:
     """Ask twice, one after the other."""
     if params.request_state is None:
         return ask("round 1", step1=form_request("Step 1: What is your name?", NAME))
@@ -404,8 +404,8 @@ async def test_input_required_result_multi_round(ctx: Context, params: Params) -
     return text("both rounds are over")
 
 
-@tool()
-async def test_input_required_result_capabilities(ctx: Context, params: Params) -> Result:
+@tool("test_input_required_result_capabilities")
+async def input_required_result_capabilities(ctx: Context, params: Params) -> Result:
     """Ask only what the client says it can answer."""
     can = ctx.session.client_capabilities or types.ClientCapabilities()
     requests: dict[str, types.InputRequest] = {}
@@ -418,8 +418,8 @@ async def test_input_required_result_capabilities(ctx: Context, params: Params) 
     return ask(**requests)
 
 
-@tool()
-async def test_missing_capability(ctx: Context, params: Params) -> Result:
+@tool("test_missing_capability")
+async def missing_capability(ctx: Context, params: Params) -> Result:
     """Need a client that samples."""
     can = ctx.session.client_capabilities
     if can is None or can.sampling is None:
