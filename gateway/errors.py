@@ -17,7 +17,6 @@ __all__ = [
     "Problem",
     "SandboxError",
     "SandgateError",
-    "ServerFault",
     "ShuttingDown",
     "StateInUse",
     "TooManySessions",
@@ -141,10 +140,6 @@ class TooManyStreams(ClientError):
 
 class SandboxError(SandgateError):
     """The sandbox, not the tool server in it, failed. Never shown as tool output."""
-
-
-class ServerFault(SandgateError):
-    """A tool server misbehaved: crashed, broke the protocol, or did not start."""
 
 
 class LedgerError(SandgateError):

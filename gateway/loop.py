@@ -46,14 +46,6 @@ class EventLoop(Protocol):
         """Stop that; whether it was so."""
         ...
 
-    def add_writer(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
-        """Call back whenever `fd` takes something, until `remove_writer`."""
-        ...
-
-    def remove_writer(self, fd: int) -> bool:
-        """Stop that; whether it was so."""
-        ...
-
 
 class Running(Protocol):
     """Whoever runs this: a task of the loop."""

@@ -9,7 +9,7 @@ What the server says and asks meanwhile is passed on by `conversing`, if the cal
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -144,13 +144,6 @@ class Upstream:
             return await self.request(what.method, params, seconds=self._settings.startup_timeout)
 
         return await every_page(self.name, what, page)
-
-    async def call(self, tool: str, arguments: JsonObject, meta: Mapping[str, JsonValue]) -> JsonObject:
-        """Call a tool once and return its result object; raises `UpstreamFailure`."""
-        params: JsonObject = {"name": tool, "arguments": arguments}
-        if meta:
-            params["_meta"] = dict(meta)
-        return await self.request("tools/call", params)
 
     async def request(
         self, method: str, params: JsonObject, peer: ClientPeer | None = None, seconds: float | None = None

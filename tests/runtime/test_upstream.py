@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from gateway.core.calls import FailureKind, ServerError
-from gateway.core.json_types import JsonObject
+from gateway.core.json_types import JsonObject, JsonValue
 from gateway.runtime.upstream import Upstream, UpstreamFailure, UpstreamSettings
 from gateway.sandbox.contract import WorkspaceSpec
 from tests.support.sandboxes import bubblewrap, script_spec
@@ -35,8 +35,12 @@ async def conversation(
                     await upstream.kill()
 
 
+async def called(upstream: Upstream, tool: str, **arguments: JsonValue) -> JsonObject:
+    return await upstream.request("tools/call", {"name": tool, "arguments": arguments})
+
+
 async def text_of(upstream: Upstream, tool: str) -> str:
-    result = await upstream.call(tool, {}, {})
+    result = await called(upstream, tool)
     assert isinstance(result["content"], list)
     block = result["content"][0]
     assert isinstance(block, dict)
@@ -78,7 +82,7 @@ async def test_an_unacceptable_answer_fails_its_call_and_the_conversation_goes_o
     async with conversation(tmp_path) as upstream:
         for tool, kind in REFUSED:
             with pytest.raises(UpstreamFailure) as caught:
-                await upstream.call(tool, {}, {})
+                await called(upstream, tool)
             assert (tool, caught.value.kind) == (tool, kind)
             assert await text_of(upstream, "fine") == "fine"
 
@@ -89,7 +93,7 @@ async def test_a_server_that_dies_fails_every_call_it_had(tmp_path: Path, tool: 
 
     async def call(name: str) -> None:
         with pytest.raises(UpstreamFailure) as caught:
-            await upstream.call(name, {}, {})
+            await called(upstream, name)
         kinds.append(caught.value.kind)
 
     async with conversation(tmp_path) as upstream:
@@ -117,13 +121,13 @@ async def test_a_server_that_does_not_start_says_so_by_name(tmp_path: Path, star
 async def test_the_servers_own_error_arrives_unchanged(tmp_path: Path) -> None:
     async with conversation(tmp_path) as upstream:
         with pytest.raises(UpstreamFailure) as caught:
-            await upstream.call("rpc_error", {}, {})
+            await called(upstream, "rpc_error")
         assert caught.value.error == ServerError(-32050, "server says no", {"why": [1, 2]})
 
 
 async def test_integers_of_any_length_survive(tmp_path: Path) -> None:
     async with conversation(tmp_path) as upstream:
-        assert (await upstream.call("huge_int", {}, {}))["n"] == 123456789012345678901
+        assert (await called(upstream, "huge_int"))["n"] == 123456789012345678901
 
 
 async def test_a_server_is_answered_its_pings_and_refused_what_it_was_not_offered(tmp_path: Path) -> None:
@@ -136,7 +140,7 @@ async def test_a_server_is_answered_its_pings_and_refused_what_it_was_not_offere
 async def test_a_change_of_tools_is_noticed(tmp_path: Path) -> None:
     async with conversation(tmp_path) as upstream:
         before: list[JsonObject] = await upstream.list_tools()
-        await upstream.call("change_tools", {}, {})
+        await called(upstream, "change_tools")
         assert upstream.stale
         after = await upstream.list_tools()
         assert (before[0]["description"], after[0]["description"]) == ("as listed", "changed")
@@ -153,9 +157,9 @@ async def test_an_endless_listing_is_refused_and_stays_unknown(tmp_path: Path) -
 
 async def test_a_server_that_stops_reading_holds_up_nobody_beyond_the_deadline(tmp_path: Path) -> None:
     async with conversation(tmp_path) as upstream:
-        await upstream.call("stop_reading", {}, {})
+        await called(upstream, "stop_reading")
         with anyio.fail_after(6), pytest.raises(UpstreamFailure) as caught:
-            await upstream.call("fine", {"filler": "x" * 2_000_000}, {})
+            await called(upstream, "fine", filler="x" * 2_000_000)
         assert caught.value.kind in {FailureKind.TIMEOUT, FailureKind.CRASHED}
 
 
@@ -163,7 +167,7 @@ async def test_a_caller_that_leaves_takes_nothing_with_it(tmp_path: Path) -> Non
     async with conversation(tmp_path) as upstream:
         for _ in range(20):
             with anyio.move_on_after(0.01):
-                await upstream.call("silent", {}, {})
+                await called(upstream, "silent")
         assert await text_of(upstream, "fine") == "fine"
         assert await text_of(upstream, "count") == "22"
 
