@@ -96,12 +96,25 @@ class _Checker:
                     place, "never_holds", f"rule {rule.id!r} can never hold: {reason}"
                 )
             yield from self._labels_nobody_adds(place, rule)
+            yield from self._short_uris((*place, rule.effect.value), rule.tools)
             for index, label in enumerate(rule.approve.clears if rule.approve else ()):
                 if label not in self._added:
                     message = f"no entry of 'labels' adds {label!r}: there is nothing to clear"
                     yield self._document.problem(
                         (*place, "approve", "clears", index), "unknown_label", message
                     )
+
+        for section, entries in (("labels", self._model.labels), ("results", self._model.results)):
+            for index, entry in enumerate(entries):
+                yield from self._short_uris((section, index, "tool"), entry.tool)
+
+    def _short_uris(self, place: Place, patterns: Sequence[str]) -> Iterator[Problem]:
+        for position, pattern in enumerate(patterns):
+            if split_pattern(pattern).target == "resource" and pattern.endswith("://*"):
+                message = (
+                    f"{pattern!r} names URIs of one segment only; for all of the scheme write '{pattern}*'"
+                )
+                yield self._document.problem((*place, position), "short_pattern", message)
 
     def _labels_nobody_adds(self, place: Place, rule: Rule) -> Iterator[Problem]:
         wanted = rule.if_labels

@@ -201,7 +201,8 @@ def split_pattern(pattern: str) -> TargetPattern:
     """Return what a rule's pattern names: `server.tool`, `resource:GLOB`, `prompt:GLOB` or `*`.
 
     `server/` narrows the last two, in front of the whole or of the glob; URIs have a scheme, so
-    nothing is named by both.
+    nothing is named by both. A glob of `*` alone names all there is, as it does everywhere: who
+    denies `resource:*` means every URI, and not those of one segment.
     """
     if pattern == "*":
         return TargetPattern(None, "*", "*")
@@ -210,6 +211,8 @@ def split_pattern(pattern: str) -> TargetPattern:
         return TargetPattern("tool", *split_tool_pattern(pattern))
     target: Target = "resource" if match[2] == "resource" else "prompt"
     server, name = match[1] or match[3] or "*", match[4]
+    if target == "resource" and name == "*":
+        name = "**"
     compile_wildcard(server)
     (compile_glob if target == "resource" else compile_wildcard)(name)
     return TargetPattern(target, server, name)

@@ -46,6 +46,8 @@ def warnings_of(rules: str, facts: PackFacts | None = FACTS) -> list[str]:
         ("  - {id: a, allow: fs.ping}\n  - {id: b, deny: fs.*}\n", ["3:5 never_matters"]),
         ("  - {id: a, allow: fs.ping}\n  - {id: b, deny: fs.*, args: {path: {under: /w}}}\n", []),
         ("  - {id: a, deny: fs.read, args: {path: {glob: '*.pem'}}}\n", ["3:35 relative_pattern"]),
+        ("  - {id: a, deny: 'resource:note://*'}\n", ["3:13 short_pattern"]),
+        ("  - {id: a, deny: ['resource:note://**', 'resource:*', 'prompt:*']}\n", []),
     ],
 )
 def test_a_policy_is_held_against_its_toolpack(rules: str, expected: list[str]) -> None:

@@ -23,6 +23,9 @@ from tests.support.policies import Life, with_rules
         ("git/resource:file:///**", "file:///a", False),
         ("resource:fs/file:///**", "file:///a", True),
         ("resource:**", "note://x/y", True),
+        ("resource:*", "note://x/y/z", True),
+        ("fs/resource:*", "note://x/y/z", True),
+        ("git/resource:*", "note://x/y/z", False),
         ("fs.*", "file:///workspace/a", False),
         ("*", "file:///workspace/a", False),
         ("prompt:*", "file:///workspace/a", False),
@@ -32,6 +35,11 @@ def test_a_resource_is_named_by_its_uri(pattern: str, uri: str, allowed: bool) -
     decision = with_rules({"allow": pattern}).judge(Request.of_resource("fs", uri)).decision
     assert decision.allowed is allowed
     assert decision.code.value == ("rule_allow" if allowed else "no_match")
+
+
+def test_who_denies_every_resource_means_those_of_many_segments_too() -> None:
+    policy = with_rules({"allow": "resource:**"}, {"deny": "resource:*"})
+    assert policy.judge(Request.of_resource("fs", "file:///workspace/a/b")).decision.code.value == "rule_deny"
 
 
 @pytest.mark.parametrize(
