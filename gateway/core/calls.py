@@ -107,11 +107,24 @@ class ToolCall:
             case Method.GET_PROMPT:
                 own = {"name": upstream, "arguments": arguments} if arguments else {"name": upstream}
             case Method.COMPLETE:
-                own = {}
+                own = _judged_parts(self.params, arguments) if self.target == "prompt" else {}
             case _:
                 own = {"uri": upstream}
         meta: JsonObject = {"_meta": dict(self.meta)} if self.meta else {}
         return {**self.params, **own, **meta}
+
+
+def _judged_parts(params: Mapping[str, JsonValue], arguments: JsonObject) -> JsonObject:
+    """Return what a completion says of its arguments, in the values that were judged."""
+    own: JsonObject = {}
+    argument, context = params.get("argument"), params.get("context")
+    name = argument.get("name") if isinstance(argument, dict) else None
+    if isinstance(argument, dict) and isinstance(name, str) and name in arguments:
+        own["argument"] = {**argument, "value": arguments[name]}
+    known = context.get("arguments") if isinstance(context, dict) else None
+    if isinstance(context, dict) and isinstance(known, dict):
+        own["context"] = {**context, "arguments": {key: arguments.get(key, known[key]) for key in known}}
+    return own
 
 
 class FailureKind(StrEnum):

@@ -125,7 +125,9 @@ class OfferFront:
         if not isinstance(ref, dict) or not isinstance(argument, dict):
             raise MCPError(INVALID_PARAMS, "completion has ref (object) and argument (object)")
         kept = {key: params[key] for key in ("argument", "context") if key in params}
-        if ref.get("type") == "ref/prompt":
+        if ref.get("type") not in ("ref/prompt", "ref/resource"):
+            raise MCPError(INVALID_PARAMS, "a completion's ref is a ref/prompt or a ref/resource")
+        if ref["type"] == "ref/prompt":
             session, server, own = await self._prompt(ctx, text_param(ref, "name"))
             call = _call(ctx, Method.COMPLETE, "prompt", own, server, _completing(params, argument))
             call = replace(call, params={**kept, "ref": {**ref, "name": own}})

@@ -230,6 +230,43 @@ async def test_resources_of_two_servers_are_listed_together_and_a_shared_uri_is_
     assert [r["event"] for r in records] == ["decision", "outcome"] * 4
 
 
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_completion_is_judged_as_its_prompt_and_its_server_gets_what_was_judged(
+    tmp_path: Path, era: str
+) -> None:
+    async with serving(tmp_path) as (mcp, _):
+
+        async def complete(ref: dict[str, Any], value: str) -> dict[str, Any]:
+            params = {
+                "ref": ref,
+                "argument": {"name": "file", "value": value},
+                "context": {"arguments": {"other": "./x"}},
+            }
+            return (await mcp.send(era, "completion/complete", params)).json()
+
+        prompt = {"type": "ref/prompt", "name": "old_hello"}
+        answer = (await complete(prompt, "docs/../notes"))["result"]["completion"]
+        assert answer["unknownField"] == BIG
+        assert json.loads(answer["values"][0]) == {
+            "ref": {"type": "ref/prompt", "name": "hello"},
+            "argument": {"name": "file", "value": "/workspace/notes"},
+            "context": {"arguments": {"other": "./x"}},
+        }
+        assert "drafts are not completed" in (await complete(prompt, "docs/../drafts/a"))["error"]["message"]
+        doc = {"type": "ref/resource", "uri": "doc://legacy/a"}
+        (came,) = (await complete(doc, "docs/../drafts"))["result"]["completion"]["values"]
+        assert json.loads(came)["argument"] == {"name": "file", "value": "docs/../drafts"}
+        secret = await complete({"type": "ref/resource", "uri": "doc://secret/c"}, "x")
+        assert "secrets are not read" in secret["error"]["message"]
+        odd = await complete({"type": "ref/Prompt", "uri": "doc://legacy/a", "name": "hello"}, "x")
+        assert odd["error"]["code"] == -32602
+    records = [r for r in query(tmp_path / "state") if r["event"] == "decision"]
+    assert [r["tool"] for r in records] == ["prompt:hello"] * 2 + [
+        "resource:doc://legacy/a",
+        "resource:doc://secret/c",
+    ]
+
+
 # -- change notices
 
 

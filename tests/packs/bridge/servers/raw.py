@@ -141,12 +141,16 @@ def handle(method: str, params: JsonObject, request_id: Any) -> JsonObject:
         case "prompts/get":
             said = {"role": "user", "content": {"type": "text", "text": sys.argv[1]}}
             return {"messages": [said], "unknownField": BIG}
+        case "completion/complete":
+            came = {key: params[key] for key in ("ref", "argument", "context") if key in params}
+            return {"completion": {"values": [json.dumps(came)], "unknownField": BIG}}
         case _:
             raise LookupError(method)
 
 
 def opening(method: str, params: JsonObject) -> JsonObject | None:
-    offers: JsonObject = {"tools": {"listChanged": True}, "resources": {}, "prompts": {}, "logging": {}}
+    listed: JsonObject = {"tools": {"listChanged": True}, "resources": {}, "prompts": {}}
+    offers: JsonObject = {**listed, "completions": {}, "logging": {}}
     if MODERN and method == "server/discover":
         return {"supportedVersions": ["2026-07-28"], "capabilities": offers, "resultType": "complete"}
     if not MODERN and method == "initialize":
