@@ -119,11 +119,15 @@ class AuditSettings(_Section):
     """How much of a call the ledger shows: only its shape, or the plain argument values.
 
     `durability`: what a record outlives before it counts. `strict`: a power cut. `written`: the end of the
-    gateway, however it ends, but not that of the machine.
+    gateway, however it ends, but not that of the machine. By default `strict` in deployment and `written`
+    in training, where the power cut takes the episodes themselves along.
     """
 
     arguments: Literal["shape", "plain"] = "shape"
-    durability: Literal["strict", "written"] = "strict"
+    durability: Literal["strict", "written"] | None = None
+
+
+_DURABILITY = {"deployment": "strict", "training": "written"}
 
 
 class EgressLimits(_Section):
@@ -171,6 +175,11 @@ class Config(_Section):
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
     egress: EgressLimits = EgressLimits()
+
+    @property
+    def synced(self) -> bool:
+        """Whether a record of the ledger counts only once the disk has it."""
+        return (self.audit.durability or _DURABILITY[self.mode]) == "strict"
 
 
 _PLAIN = ("mode", "sandbox", "host", "port", "policy", "auth", "public_url", "state", "cache")

@@ -192,3 +192,19 @@ def test_a_network_that_is_none_is_refused_at_its_place(network: str) -> None:
     write(f"egress: {{networks: [{network}]}}\n")
     with pytest.raises(ConfigError, match=r"gateway.yaml:1:\d+: .*10\.1\.0\.0/16"):
         load_config(environ=HOME)
+
+
+@pytest.mark.parametrize(
+    ("text", "synced"),
+    [
+        ("mode: deployment\n", True),
+        ("mode: training\n", False),
+        ("mode: training\naudit: {durability: strict}\n", True),
+        ("mode: deployment\naudit: {durability: written}\n", False),
+    ],
+)
+def test_records_outlive_a_power_cut_in_deployment_and_where_that_is_asked_for(
+    text: str, synced: bool
+) -> None:
+    write(text)
+    assert load_config(environ=HOME).synced is synced

@@ -122,7 +122,7 @@ async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncGenerator[Ga
 async def _ledger(plan: Plan, clock: Clock, say: Callable[[str], None]) -> AsyncGenerator[Ledger]:
     state = plan.config.state
     movable = plan.beside and state == default_state()
-    synced = plan.config.audit.durability == "strict"
+    synced = plan.config.synced
     others = [state / "beside" / str(number) for number in range(1, MOST_BESIDE + 1)] if movable else []
     async with AsyncExitStack() as stack:
         for folder in (state, *others):
