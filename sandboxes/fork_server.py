@@ -3,10 +3,13 @@
     fork_server.py SITE HOW NAME [TARGET]     as run_server.py, without the server's own arguments
 
 Standard input is a socket to the launcher. The *template* (this process, once its imports are done) never
-sees a session's input: each time it is told to it forks and forgets. The child makes namespaces of its own,
-is given a workspace, drops every right, loads its filter, is looked at from outside, and only then receives
-its pipes, its arguments and its environment. It is the *init* of its own process namespace and the server
-below that.
+sees a session's input: each time it is told to it forks and forgets. The child begins in namespaces of its
+own: it is the *init* of one, and forks the server there. Both drop every right, load their filter and are
+looked at from outside; only then the server receives its pipes, its arguments and its environment.
+
+The init lives as long as its session, and each page that it writes to is memory of the session. It is born
+by the bare system call, without what Python does after a fork, and does next to nothing; the rest is left to
+the server.
 
 HOW may be `exec` (NAME `-`) besides: nothing is preloaded, the session's program replaces the child.
 """
@@ -25,6 +28,7 @@ import sys
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, SECCOMP_MODE_FILTER = 4, 22, 24, 2
 SYS_MOVE_MOUNT, AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH = 429, -100, 4
@@ -37,7 +41,7 @@ SIGNALLED = 128
 LAZY = ("asyncio", "anyio._backends._asyncio", "mcp.server.stdio")
 """What servers import only when they run; taken along where its package is loaded already."""
 
-libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, so that a call may fork
 
 
 def checked(result, what):
@@ -111,7 +115,7 @@ def main():
         word, doors, _, _ = socket.recv_fds(control, 16, 1)
         if not word:
             os._exit(0)
-        if forked() == 0:
+        if fork_apart() == 0:
             control.detach()
             argv, env = become_session(doors[0], handler)
             own.clear()
@@ -121,13 +125,14 @@ def main():
         control.send(b"forked")
 
 
-def forked():
-    """Fork; where that fails now, whoever waits for the child finds its socket closed."""
-    try:
-        return os.fork()
-    except OSError as error:
-        sys.stderr.write(f"could not fork: {error}\n")
-        return -1
+def fork_apart():
+    """Fork into new namespaces; where that fails now, whoever waits for the child finds its socket closed."""
+    flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
+    number, word = SYS_CLONE[os.uname().machine], ctypes.c_ulong
+    pid = libc.syscall(ctypes.c_long(number), word(flags | signal.SIGCHLD), *(word(0) for _ in range(4)))
+    if pid < 0:
+        sys.stderr.write(f"could not fork: {os.strerror(ctypes.get_errno())}\n")
+    return pid
 
 
 def serve(starter, how, name, target, arguments):
@@ -151,42 +156,42 @@ def become_session(door, handler):
         os.closerange(1, os.sysconf("SC_OPEN_MAX"))
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         door = socket.socket(fileno=0)
-        enter_namespaces(door)
-        return lock_down(door, handler)
+        become_user(door)
+        program = door.recv(MAX_MESSAGE)
+        server = libc.fork()
+        checked(server, "fork")
+        if server:
+            drop_rights(program)
+            be_init(door, server)
+        return be_server(door, program, handler)
     except BaseException as error:  # noqa: BLE001 - nothing of the template may run on in a half-made child
         os.write(0, f"failed: {type(error).__name__}: {error}".encode()[:1000])
         os._exit(1)
 
 
-def enter_namespaces(door):
-    """Leave every namespace of the template, become the session's user, and the first process of its own."""
-    flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
-    checked(libc.unshare(ctypes.c_int(flags)), "unshare")
+def become_user(door):
+    """Become the session's user, in a control group namespace that begins at the session's own groups."""
     door.send(b"apart")
     if door.recv(16) != b"mapped":
         os._exit(1)
     os.setresgid(INSIDE_UID, INSIDE_UID, INSIDE_UID)
     os.setresuid(INSIDE_UID, INSIDE_UID, INSIDE_UID)
     checked(libc.unshare(ctypes.c_int(CLONE_NEWCGROUP)), "unshare")
-    if os.fork():
-        os._exit(0)
     os.setsid()
 
 
-def lock_down(door, handler):
-    """Mount, fork the server from the init, drop every right of both; the init never returns."""
+def be_server(door, program, handler):
+    """Mount the session's files, drop every right, be looked at, and take what the session is given."""
+    ctypes.pythonapi.PyOS_BeforeFork()  # both belong to the fork above: what was registered runs here alone
+    ctypes.pythonapi.PyOS_AfterFork_Child()
     data, fds, _, _ = socket.recv_fds(door, MAX_MESSAGE, 1)
     rooms = json.loads(data)
-    program = door.recv(MAX_MESSAGE)
     mount_rooms(rooms, fds[0])
     os.close(fds[0])
     loopback_up()
     with open("/proc/sys/user/max_user_namespaces", "w") as file:
         file.write("0")
-    server = os.fork()
     drop_rights(program)
-    if server:
-        be_init(door, server)
     signal.signal(signal.SIGCHLD, handler if handler is not None else signal.SIG_DFL)
     # Not dumpable since its user changed, it was out of its own reach as well.
     checked(libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(1), 0, 0, 0), "prctl")
@@ -251,21 +256,18 @@ def be_init(door, server):
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR1, lambda *_: hide(door))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
     door.send(b"init")
+    signal.sigwait((signal.SIGUSR1,))
+    # It was looked at and need not be again: out of the server's reach, memory and all.
+    checked(libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0), "prctl")
+    door.send(b"hidden")
     while True:
         pid, status = os.wait()
         if pid == server:
             code = os.waitstatus_to_exitcode(status)
             os.write(0, str(code if code >= 0 else SIGNALLED - code).encode())
             os._exit(0)
-
-
-def hide(door):
-    """Put this process, memory and all, out of the server's reach; it was looked at and need not be again."""
-    checked(libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0), "prctl")
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    door.send(b"hidden")
 
 
 def take_pipes(door, fds):

@@ -27,7 +27,7 @@ __all__ = ["Forking", "Template", "TemplateKey"]
 
 logger = logging.getLogger(__name__)
 
-LET_THROUGH = ("unshare", "mount", "move_mount")
+LET_THROUGH = ("clone", "unshare", "mount", "move_mount")
 """What a template's filter leaves to its forks, until they load their session's."""
 MOST_FAILURES = 3
 READY_SECONDS = 60.0

@@ -215,7 +215,7 @@ HOSTILE = {
     "a fork shares memory": (
         "import mmap, os\nos.register_at_fork(before=lambda: kept.append(mmap.mmap(-1, 4096)))"
     ),
-    "it has socket:": (
+    "a fork has socket:": (
         "import os, socket\nos.register_at_fork(before=lambda: kept.extend(socket.socketpair()))"
     ),
     "kept a capability": "main.drop_rights = lambda program: None",

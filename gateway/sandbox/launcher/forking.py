@@ -1,10 +1,10 @@
 """Starts one session as a fork of a template. Runs in a forked child of the launcher, which then ends.
 
 The template is told to fork and to give the child one end of a socket. From then on the child is met
-over that socket alone; its resource limits are its template's. In this order it makes its namespaces; it
-is looked at, moved to its own control groups, and given its user ids; it gets the workspace; it drops its
-rights and is looked at again; it gets pipes, arguments and environment. Until that last step it knows
-nothing of its session.
+over that socket alone; its resource limits are its template's. It begins as the init of its own namespaces.
+In this order it is looked at, moved to its own control groups, and given its user ids; it forks the server,
+which gets the workspace; both drop their rights and are looked at again; the server gets pipes, arguments
+and environment. Until that last step they know nothing of their session.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Fork:
     request: dict[str, Any]
     door: socket.socket
     theirs: socket.socket
-    first: int = 0
+    init: int = 0
 
     def start(self, home: int, program: bytes, fds: list[int], *, root: bool) -> int:
         """Bring it up to its server's first step; return a descriptor of its init process.
@@ -109,14 +109,13 @@ class Fork:
         tree = pins.take(fds[3], home)
         if not self.request["writable"]:
             kernel.read_only(tree)
-        socket.send_fds(self.door, [json.dumps(self._rooms()).encode()], [tree])
         self.door.send(program)
+        socket.send_fds(self.door, [json.dumps(self._rooms()).encode()], [tree])
         came = dict(self._hear() for _ in range(2))
-        init, server = came[b"init"], came[b"server"]
-        held = os.pidfd_open(init)
-        self._look(init, server)
+        held = os.pidfd_open(self.init)
+        self._look(came[b"init"], came[b"server"])
         signal.pidfd_send_signal(held, signal.SIGUSR1)
-        if self._hear() != (b"hidden", init):
+        if self._hear() != (b"hidden", self.init):
             raise OSError("a fork's init did not hide")
         socket.send_fds(self.door, [b"go"], [*fds[:3], self._words()])
         return held
@@ -141,13 +140,13 @@ class Fork:
                 raise TemplateUnfit(finding)
         finally:
             os.write(turn[1], b"1")
-        self.first = pid
+        self.init = pid
 
     def _give_ids(self, *, root: bool) -> None:
         if not root:
-            _write(f"/proc/{self.first}/setgroups", "deny")
+            _write(f"/proc/{self.init}/setgroups", "deny")
         for name, outside in (("uid_map", self.request["uid"]), ("gid_map", self.request["gid"])):
-            _write(f"/proc/{self.first}/{name}", f"{jail.INSIDE_UID} {outside} 1")
+            _write(f"/proc/{self.init}/{name}", f"{jail.INSIDE_UID} {outside} 1")
         self.door.send(b"mapped")
 
     def _rooms(self) -> dict[str, Any]:
@@ -160,11 +159,8 @@ class Fork:
         }
 
     def _look(self, init: int, server: int) -> None:
-        if looking.parent_of(server) != init or looking.members(self.group.folders["pids"]) - {
-            init,
-            server,
-            self.first,
-        }:
+        members = looking.members(self.group.folders["pids"])
+        if init != self.init or looking.parent_of(server) != init or members - {init, server}:
             raise TemplateUnfit("a fork started processes of its own before its session")
         for pid in (init, server):
             uid, gid = self.request["uid"], self.request["gid"]
