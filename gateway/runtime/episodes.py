@@ -40,6 +40,10 @@ __all__ = [
 ]
 
 
+_LOOK_SECONDS = 0.1
+"""How often those in line look whether a place of another worker is free."""
+
+
 @dataclass(frozen=True, slots=True)
 class EpisodeSettings:
     """What an operator may set; times in seconds.
@@ -78,6 +82,7 @@ class Episodes:
         self.snapshots = Snapshots(self.settings.snapshots)
         self._opening = EpisodeOpening(gateway, self.snapshots, cache_dir=cache_dir, writer=trajectories)
         self._sessions: dict[tuple[str, str], EpisodeSession] = {}
+        self._places: dict[EpisodeSession, int] = {}
         self._waiting = 0
         self._freed = anyio.Event()
 
@@ -95,9 +100,10 @@ class Episodes:
                 f"no pack {pack[:64]!r} is served here; there are: {', '.join(self.gateway.packs)}"
             )
         self._forget_stale()
-        self._check_limits(principal)
-        session = EpisodeSession(self, served, principal, new_session_id(), kept=kept)
-        self._sessions[(pack, session.id)] = session
+        session_id, most = new_session_id(), self.gateway.settings.max_sessions_per_principal
+        place = self.gateway.places.episodes.take(principal.name, most, session_id)
+        session = EpisodeSession(self, served, principal, session_id, kept=kept)
+        self._sessions[(pack, session.id)], self._places[session] = session, place
         return session
 
     async def open_in_turn(self, pack: str, principal: Principal) -> EpisodeSession:
@@ -117,9 +123,11 @@ class Episodes:
             self._waiting -= 1
 
     async def _place(self, pack: str, principal: Principal) -> EpisodeSession:
+        looks = _LOOK_SECONDS if self.gateway.places.episodes.shared else None
         with anyio.move_on_after(self.settings.queue_seconds):
             while True:
-                await self._freed.wait()  # wakes those in line in their order
+                with anyio.move_on_after(looks):
+                    await self._freed.wait()  # wakes those in line in their order
                 try:
                     return self.open(pack, principal)
                 except TooManySessions:
@@ -179,6 +187,7 @@ class Episodes:
     def forget(self, session: EpisodeSession) -> None:
         """Take a session out of the table and let those in line try. Idempotent."""
         if self._sessions.pop((session.pack.name, session.id), None) is not None:
+            self.gateway.places.episodes.free(self._places.pop(session))
             self._freed.set()
             self._freed = anyio.Event()
 
@@ -216,14 +225,6 @@ class Episodes:
         async with self.snapshots.held(wanted.snapshot, holder.pack.name, holder.principal) as kept:
             wanted = wanted.after(kept.task, kept.seed)
             return await self._opening.run(holder.id, holder.pack, holder.principal, wanted, kept)
-
-    def _check_limits(self, principal: Principal) -> None:
-        settings = self.gateway.settings
-        if len(self._sessions) >= settings.max_sessions:
-            raise TooManySessions(settings.max_sessions, "this gateway")
-        own = sum(1 for session in self._sessions.values() if session.principal.name == principal.name)
-        if own >= settings.max_sessions_per_principal:
-            raise TooManySessions(settings.max_sessions_per_principal, f"principal {principal.name!r}")
 
     def _forget_stale(self) -> None:
         """Drop sessions that the gateway closed for idleness; the others' sandboxes end by the sweep."""

@@ -30,6 +30,7 @@ from gateway.runtime.ledger import Ledger
 from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack
 from gateway.runtime.peer import NOBODY, ClientFacts, ClientPeer
+from gateway.runtime.places import PlaceTables
 from gateway.runtime.pool_shelf import PoolSettings
 from gateway.runtime.readings import Readings
 from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_packs
@@ -109,6 +110,7 @@ class Gateway:
         settings: GatewaySettings,
         tasks: TaskGroup,
         egress: EgressDesk,
+        places: PlaceTables,
     ) -> None:
         self.packs = packs
         for served in packs.values():
@@ -122,7 +124,8 @@ class Gateway:
         self._ledger = ledger
         self._tasks = tasks
         self._egress = egress
-        self._sessions = SessionTable(settings.max_sessions, settings.max_sessions_per_principal)
+        self.places = places
+        self._sessions = SessionTable(places.sessions, settings.max_sessions_per_principal)
         self._pool = LeasePool(
             packs.values(), driver=driver, egress=egress, tasks=tasks, settings=settings.pool
         )
@@ -197,19 +200,20 @@ class Gateway:
         if self._draining:
             raise ShuttingDown
         served = self._pack(pack)
-        self._sessions.reserve(principal)
+        place = self._sessions.reserve(principal)
         try:
             lease_terms = _LeaseTerms(
                 workspace_seed, snapshot, env or {}, restarts, prompt, client, episode_seed
             )
             session = await self._open(served, principal, session_id or new_session_id(), lease_terms)
             try:
-                self._sessions.add(session)
+                self._sessions.add(session, place)
             except UnknownSession:
                 await session.lease.aclose()
                 raise
-        finally:
-            self._sessions.release(principal)
+        except BaseException:
+            self._sessions.places.free(place)
+            raise
         return session
 
     def session(self, pack: str, session_id: str, principal: Principal) -> Session:
@@ -423,11 +427,13 @@ async def open_gateway(
     settings: GatewaySettings,
     say: Callable[[str], None] = logger.info,
     gate: EgressGate | None = None,
+    places: PlaceTables | None = None,
 ) -> AsyncGenerator[Gateway]:
     """Serve `packs`: install and start each server once, compare it with the lock, then take calls.
 
     Entered, calls would be answered. Left, every session is closed. Raises `ConfigError` or
     `UsageError` where a pack cannot be served. `gate` stands in for the one that `settings` describe.
+    `places` are those that this gateway shares with others, where it is one of several workers.
     """
     async with gate or EgressGate(settings.egress) as opened:
         egress = EgressDesk(opened, ledger, tuple(settings.secrets.values()))
@@ -443,6 +449,7 @@ async def open_gateway(
                 settings=settings,
                 tasks=tasks,
                 egress=egress,
+                places=places or PlaceTables.alone(settings.max_sessions),
             )
             tasks.start_soon(_sweep_idle, gateway)
             if settings.pool.maximum:

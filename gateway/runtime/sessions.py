@@ -21,10 +21,11 @@ from gateway.core.calls import Principal
 from gateway.core.json_types import JsonObject
 from gateway.core.records import CallIds
 from gateway.core.session import SessionMachine
-from gateway.errors import TooManySessions, UnknownSession
+from gateway.errors import UnknownSession
 from gateway.runtime.announcements import Announcements
 from gateway.runtime.leases import Lease
 from gateway.runtime.offerings import Offerings
+from gateway.runtime.places import Places
 from gateway.sandbox.contract import Workspace
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Session:
     step: int | None = None
     in_flight: int = 0
     closed: bool = False
+    place: int | None = None
     offerings: Offerings = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,12 +109,11 @@ class Session:
 
 @dataclass(slots=True)
 class SessionTable:
-    """Live sessions by pack and id, with limits."""
+    """Live sessions by pack and id. Each has one of the `places`."""
 
-    max_sessions: int
+    places: Places
     max_per_principal: int
     _sessions: dict[tuple[str, str], Session] = field(default_factory=dict[tuple[str, str], Session])
-    _opening: dict[str, int] = field(default_factory=dict[str, int])
     _locks: dict[tuple[str, str], anyio.Lock] = field(default_factory=dict[tuple[str, str], anyio.Lock])
 
     def __iter__(self) -> Iterator[Session]:
@@ -128,34 +129,25 @@ class SessionTable:
             raise UnknownSession(session_id)
         return session
 
-    def reserve(self, principal: Principal) -> None:
+    def reserve(self, principal: Principal) -> int:
         """Take a place for a session about to open; raises `TooManySessions`."""
-        opening = sum(self._opening.values())
-        if len(self._sessions) + opening >= self.max_sessions:
-            raise TooManySessions(self.max_sessions, "this gateway")
-        own = sum(1 for session in self._sessions.values() if session.principal.name == principal.name)
-        if own + self._opening.get(principal.name, 0) >= self.max_per_principal:
-            raise TooManySessions(self.max_per_principal, f"principal {principal.name!r}")
-        self._opening[principal.name] = self._opening.get(principal.name, 0) + 1
+        return self.places.take(principal.name, self.max_per_principal)
 
-    def release(self, principal: Principal) -> None:
-        """Give the place back: the session is in the table now, or did not open."""
-        self._opening[principal.name] -= 1
-        if not self._opening[principal.name]:
-            del self._opening[principal.name]
-
-    def add(self, session: Session) -> None:
-        """Put an open session in the table; raises `UnknownSession` if its id is somebody's already."""
+    def add(self, session: Session, place: int) -> None:
+        """Put an open session in its place; raises `UnknownSession` if its id is somebody's already."""
         key = (session.pack.name, session.id)
         if key in self._sessions:
             raise UnknownSession(session.id)
+        session.place = place
         self._sessions[key] = session
 
     def remove(self, session: Session) -> None:
-        """Take a session out of the table. Idempotent."""
+        """Take a session out of the table and give its place back. Idempotent."""
         key = (session.pack.name, session.id)
         if self._sessions.get(key) is session:
             del self._sessions[key]
+            assert session.place is not None, "a session in the table has a place"
+            self.places.free(session.place)
 
     def opening_lock(self, pack: str, session_id: str) -> anyio.Lock:
         """Return the lock under which a named session is looked up or opened, once."""

@@ -123,7 +123,7 @@ class McpEndpoint:
     async def _legacy(self, scope: Scope, session_id: str | None, receive: Receive, send: Send) -> None:
         principal = principal_of(scope)
         if session_id is None:
-            with self._bindings.opening(principal):
+            with self._bindings.opening(scope, principal):
                 await self._serve(scope, receive, send)
         elif scope["method"] == "GET":
             await self._listen(scope, session_id, receive, send)

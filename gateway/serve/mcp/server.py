@@ -21,7 +21,6 @@ from gateway.core.json_types import JsonObject, JsonValue
 from gateway.errors import ClientError, SandgateError, UnknownSession
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.sessions import new_call_id
-from gateway.serve.identity import principal_of
 from gateway.serve.mcp.calling import Calling
 from gateway.serve.mcp.calls import call_params, raise_protocol_error
 from gateway.serve.mcp.capabilities import described, serves
@@ -158,7 +157,7 @@ class _RawRoutes:
         scope = scope_of(ctx)
         if self._bindings is not None and scope is not None:
             asked = may_be_asked((ctx.params or {}).get("capabilities"))
-            self._bindings.bind(connection_of(ctx), principal_of(scope), asked=asked)
+            self._bindings.bind(connection_of(ctx), scope, asked=asked)
 
 
 class _ToolFront:

@@ -9,7 +9,6 @@ use it.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from mcp.server.context import ServerRequestContext
 from starlette.types import Scope
 
 from gateway.core.calls import Principal
-from gateway.errors import ClientError, ShuttingDown, TooManySessions, UnknownSession
+from gateway.errors import ClientError, ShuttingDown, UnknownSession
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.sessions import Session
 from gateway.serve.endings import OpenRequests
@@ -46,6 +45,7 @@ RequestContext: TypeAlias = ServerRequestContext[Any, Any]
 _SESSION_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _NAME = "sandgate.session_name"
 _STATE = "sandgate.sessions"
+_MINTING = "sandgate.minting"
 _UNHEARD = 0.25
 """Of the idle time: so long the SDK may hear nothing of a session that is in use."""
 
@@ -140,6 +140,13 @@ class Sessions:
             return session
 
 
+@dataclass(slots=True)
+class _Minting:
+    """The place of an id that is being minted, until a binding has it."""
+
+    place: int | None
+
+
 @dataclass(slots=True, eq=False)
 class Binding:
     """A minted session id: whose it is, what it is busy with.
@@ -150,6 +157,7 @@ class Binding:
     """
 
     principal: Principal
+    place: int
     asked: bool = True
     fresh_for: float = 0.0
     heard: float = 0.0
@@ -197,31 +205,30 @@ class Bindings:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._bound: dict[str, Binding] = {}
-        self._opening: Counter[str] = Counter()
+        self._places = gateway.places.minted
 
     @contextmanager
-    def opening(self, principal: Principal) -> Generator[None]:
-        """Hold a place while an id is minted; raises `TooManySessions` or `ShuttingDown`."""
-        settings = self._gateway.settings
+    def opening(self, scope: Scope, principal: Principal) -> Generator[None]:
+        """Hold a place while a request mints an id; raises `TooManySessions` or `ShuttingDown`."""
         if self._gateway.draining:
             raise ShuttingDown
-        if len(self._bound) + self._opening.total() >= settings.max_sessions:
-            raise TooManySessions(settings.max_sessions, "this gateway")
-        own = sum(binding.principal.name == principal.name for binding in self._bound.values())
-        if own + self._opening[principal.name] >= settings.max_sessions_per_principal:
-            raise TooManySessions(settings.max_sessions_per_principal, f"principal {principal.name!r}")
-        self._opening[principal.name] += 1
+        place = self._places.take(principal.name, self._gateway.settings.max_sessions_per_principal)
+        minting = scope[_MINTING] = _Minting(place)
         try:
             yield
         finally:
-            self._opening -= Counter({principal.name: 1})
+            if minting.place is not None:
+                self._places.free(minting.place)
 
-    def bind(self, connection: Connection, principal: Principal, *, asked: bool) -> None:
+    def bind(self, connection: Connection, scope: Scope, *, asked: bool) -> None:
         """Remember whose connection this is, until it closes."""
         session_id = connection.session_id
-        if session_id is not None and session_id not in self._bound:
+        minting: _Minting | None = scope.get(_MINTING)
+        if session_id is not None and minting is not None and minting.place is not None:
+            place, minting.place = minting.place, None
+            self._places.name(place, session_id)
             idle = self._gateway.settings.session_idle
-            binding = self._bound[session_id] = Binding(principal, asked, idle * _UNHEARD)
+            binding = self._bound[session_id] = Binding(principal_of(scope), place, asked, idle * _UNHEARD)
             # Pushed first, so it is called last: after the sessions of this connection are closed.
             connection.exit_stack.callback(binding.closed.set)
             connection.exit_stack.callback(self.end, session_id)
@@ -229,6 +236,7 @@ class Bindings:
     def end(self, session_id: str) -> None:
         """Forget an id and end its streams; it is unknown from now on. Idempotent."""
         if binding := self._bound.pop(session_id, None):
+            self._places.free(binding.place)
             binding.streams.end()
 
     def known(self, session_id: str) -> Binding | None:
