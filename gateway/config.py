@@ -164,6 +164,7 @@ class Config(_Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     policy: Path | None = None
     auth: Path | None = None
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
     public_url: Annotated[str, Field(pattern=r"^https?://[^\s/?#\"]+$")] | None = None
     state: Path = Path()
     cache: Path = Path()
@@ -182,7 +183,7 @@ class Config(_Section):
         return (self.audit.durability or _DURABILITY[self.mode]) == "strict"
 
 
-_PLAIN = ("mode", "sandbox", "host", "port", "policy", "auth", "public_url", "state", "cache")
+_PLAIN = ("mode", "sandbox", "host", "port", "policy", "auth", "workers", "public_url", "state", "cache")
 _VARIABLES: dict[str, tuple[str, ...]] = {
     **{PREFIX + name.upper(): (name,) for name in _PLAIN},
     **{PREFIX + name.upper(): ("limits", name) for name in LimitSettings.model_fields},

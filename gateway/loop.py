@@ -7,6 +7,7 @@ it, and one who waits; what runs is whoever awaits, or a callback of the loop.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Generator
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -44,6 +45,20 @@ class EventLoop(Protocol):
 
     def remove_reader(self, fd: int) -> bool:
         """Stop that; whether it was so."""
+        ...
+
+    def add_writer(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
+        """Call back whenever `fd` takes something, until `remove_writer`."""
+        ...
+
+    def remove_writer(self, fd: int) -> bool:
+        """Stop that; whether it was so."""
+        ...
+
+    async def connect_accepted_socket(
+        self, protocol_factory: Callable[[], Any], sock: socket.socket
+    ) -> tuple[Any, Any]:
+        """Give a connection that somebody accepted to a protocol; return its transport and that."""
         ...
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from gateway.cli.wiring import Plan
+    from gateway.cli.workers import Seat
     from gateway.config import Config
     from gateway.runtime.gateway import Gateway
+    from gateway.runtime.places import PlaceTables
     from gateway.serve.app import GatewayApp
     from gateway.serve.identity import Identity
 
@@ -59,12 +62,16 @@ def serve(
     auth: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Who may call; needed on any address but loopback.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes that answer; sessions stay on theirs [1].")
+    ] = None,
     locked: LockedOption = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Reload a policy when its file changes, not only at SIGHUP.")
     ] = False,
     log_format: LogFormatOption = None,
     log_level: LogLevelOption = None,
+    seat: Annotated[str | None, typer.Option("--worker-seat", hidden=True)] = None,
 ) -> None:
     """Serve toolpacks over HTTP: MCP, and in training mode the environment interface.
 
@@ -75,6 +82,7 @@ def serve(
     import anyio
 
     from gateway.cli.wiring import make_plan
+    from gateway.cli.workers import Seat, supervise
 
     flags = {
         "policy": policy,
@@ -84,11 +92,30 @@ def serve(
         "port": port,
         "state": state,
         "auth": auth,
+        "workers": workers,
         "log": _given(format=log_format, level=log_level),
     }
-    plan = make_plan(packs, flags, config_file=config, not_isolated=not_isolated, locked=locked, warm=True)
+    seated = None if seat is None else Seat.read(seat)
+    plan = make_plan(
+        packs,
+        flags,
+        config_file=config,
+        not_isolated=not_isolated,
+        locked=locked,
+        warm=True,
+        worker=None if seated is None else seated.number,
+    )
     identity = _identity(plan.config)
+    if seated is not None:
+        configure(plan.config.log)
+        anyio.run(_work, plan, identity, watch, seated, backend_options={"use_uvloop": True})
+        return
     _announce(plan)
+    if plan.config.workers > 1:
+        code = anyio.run(supervise, plan.config, backend_options={"use_uvloop": True})
+        if code:
+            raise typer.Exit(code)
+        return
     anyio.run(_serve, plan, identity, watch, backend_options={"use_uvloop": True})
 
 
@@ -145,9 +172,6 @@ def _identity(config: Config) -> Identity:
 
 
 async def _serve(plan: Plan, identity: Identity, watch: bool) -> None:
-    import anyio
-
-    from gateway.cli.reloading import Reloader
     from gateway.serve.server import bind, serve_http
 
     config, tell = plan.config, teller(plan.config.log)
@@ -155,11 +179,7 @@ async def _serve(plan: Plan, identity: Identity, watch: bool) -> None:
     with await bind(config.host, config.port) as listener:
 
         async def front(gateway: Gateway) -> None:
-            reloader = Reloader(gateway, config.policy, tell)
-            async with anyio.create_task_group() as tasks:
-                await tasks.start(reloader.on_hangup)
-                if watch:
-                    await tasks.start(reloader.on_change)
+            async with _reloading(config, gateway, watch):
                 await serve_http(
                     _app(config, gateway, identity),
                     gateway,
@@ -167,9 +187,46 @@ async def _serve(plan: Plan, identity: Identity, watch: bool) -> None:
                     on_ready=lambda url: tell(f"ready on {url}"),
                     max_frame=config.limits.max_body,
                 )
-                tasks.cancel_scope.cancel()
 
         await _started(plan, front)
+
+
+async def _work(plan: Plan, identity: Identity, watch: bool, seat: Seat) -> None:
+    """Be one worker: all of a gateway but its listener."""
+    from gateway.serve.gate import GateLimits
+    from gateway.serve.workers.worker import serve_worker
+
+    config = plan.config
+
+    async def front(gateway: Gateway) -> None:
+        async with _reloading(config, gateway, watch):
+            await serve_worker(
+                _app(config, gateway, identity),
+                gateway,
+                identity,
+                own=seat.number,
+                supervisor=seat.channel,
+                limits=GateLimits(max_body=config.limits.max_body),
+                trains=_orchestrated(config),
+            )
+
+    await _started(plan, front, seat.memory.tables(seat.number))
+
+
+@asynccontextmanager
+async def _reloading(config: Config, gateway: Gateway, watch: bool) -> AsyncGenerator[None]:
+    """Have policies reloaded for as long as this is entered."""
+    import anyio
+
+    from gateway.cli.reloading import Reloader
+
+    reloader = Reloader(gateway, config.policy, teller(config.log))
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(reloader.on_hangup)
+        if watch:
+            await tasks.start(reloader.on_change)
+        yield
+        tasks.cancel_scope.cancel()
 
 
 async def _stdio(plan: Plan) -> None:
@@ -178,7 +235,9 @@ async def _stdio(plan: Plan) -> None:
     await _started(plan, lambda gateway: serve_stdio(gateway, max_line=plan.config.limits.max_body))
 
 
-async def _started(plan: Plan, front: Callable[[Gateway], Awaitable[None]]) -> None:
+async def _started(
+    plan: Plan, front: Callable[[Gateway], Awaitable[None]], places: PlaceTables | None = None
+) -> None:
     """Open `plan` and run `front`. A signal before that gives the start up; later ones are the front's."""
     import anyio
 
@@ -196,10 +255,15 @@ async def _started(plan: Plan, front: Callable[[Gateway], Awaitable[None]]) -> N
 
     async with anyio.create_task_group() as tasks:
         watching = await tasks.start(watch_start)
-        async with open_plan(plan, teller(plan.config.log)) as gateway:
+        async with open_plan(plan, teller(plan.config.log), places) as gateway:
             watching.cancel()
             await over.wait()
             await front(gateway)
+
+
+def _orchestrated(config: Config) -> bool:
+    """Whether there are episodes."""
+    return config.mode == "training" or config.deployment.orchestration
 
 
 def _app(config: Config, gateway: Gateway, identity: Identity) -> GatewayApp:
@@ -209,7 +273,6 @@ def _app(config: Config, gateway: Gateway, identity: Identity) -> GatewayApp:
     from gateway.serve.gate import GateLimits
     from gateway.serve.security import HttpSecurity
 
-    orchestrated = config.mode == "training" or config.deployment.orchestration
     trajectories = TrajectoryFolder(config.state / "trajectories") if config.mode == "training" else None
     return build_app(
         gateway,
@@ -222,7 +285,7 @@ def _app(config: Config, gateway: Gateway, identity: Identity) -> GatewayApp:
             orchestration=config.deployment.orchestration,
             settings=EpisodeSettings(grace=config.limits.session_grace, queue=config.limits.queue),
         )
-        if orchestrated
+        if _orchestrated(config)
         else None,
         limits=GateLimits(max_body=config.limits.max_body),
         public_url=config.public_url,

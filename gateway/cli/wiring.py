@@ -22,8 +22,10 @@ from gateway.errors import StateInUse, UsageError
 from gateway.runtime.clock import Clock, SystemClock
 from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
 from gateway.runtime.ledger import Ledger, open_ledger
+from gateway.runtime.ledger_chains import chain_of
 from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack, load_pack
+from gateway.runtime.places import PlaceTables
 from gateway.runtime.pool_shelf import PoolSettings
 from gateway.sandbox.drivers import DRIVERS, make_driver
 from gateway.sandbox.egress import EgressSettings
@@ -37,13 +39,17 @@ MOST_BESIDE = 99
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a command line amounts to, checked: settings, and packs with the policies that judge them."""
+    """What a command line amounts to, checked: settings, and packs with the policies that judge them.
+
+    `worker` is the number of this process where it is one of several.
+    """
 
     config: Config
     packs: tuple[tuple[Pack, CompiledPolicy], ...]
     locked: bool = False
     warm: bool = False
     beside: bool = False
+    worker: int | None = None
 
     @property
     def unguarded(self) -> list[str]:
@@ -60,11 +66,13 @@ def make_plan(
     locked: bool = False,
     warm: bool = False,
     beside: bool = False,
+    worker: int | None = None,
 ) -> Plan:
     """Read settings, packs and policies; raises `ConfigError` or `UsageError` and starts nothing.
 
     `warm` keeps servers ready for sessions to come, as the settings say: worth it for many sessions only.
     `beside` takes another state folder where the default one is in use, for programs that come and go.
+    `worker` has its own ledger in the state folder, which its supervisor holds.
     """
     config = load_config(flags, file=config_file)
     check_driver(config, not_isolated=not_isolated)
@@ -72,7 +80,7 @@ def make_plan(
     names = [pack.name for pack in loaded]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"pack {', '.join(sorted(twice))} is given twice: name each once")
-    return Plan(config, policies_of(loaded, config.policy), locked, warm, beside)
+    return Plan(config, policies_of(loaded, config.policy), locked, warm, beside, worker)
 
 
 def check_driver(config: Config, *, not_isolated: bool) -> None:
@@ -92,9 +100,12 @@ def installer_of(config: Config, say: Callable[[str], None], *, relock: bool = F
 
 
 @asynccontextmanager
-async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncGenerator[Gateway]:
+async def open_plan(
+    plan: Plan, say: Callable[[str], None], places: PlaceTables | None = None
+) -> AsyncGenerator[Gateway]:
     """Start what `plan` says; entered, calls are answered. `say` is told what takes time or looks odd.
 
+    `places` are those that a worker shares with the others.
     Raises `UsageError` or `ConfigError` where the machine or a pack is not as needed.
     """
     config, clock = plan.config, SystemClock()
@@ -112,6 +123,7 @@ async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncGenerator[Ga
             clock=clock,
             settings=settings,
             say=say,
+            places=places,
         ) as gateway,
     ):
         gateway.tracing = tracing
@@ -120,7 +132,7 @@ async def open_plan(plan: Plan, say: Callable[[str], None]) -> AsyncGenerator[Ga
 
 @asynccontextmanager
 async def _ledger(plan: Plan, clock: Clock, say: Callable[[str], None]) -> AsyncGenerator[Ledger]:
-    state = plan.config.state
+    state = plan.config.state if plan.worker is None else chain_of(plan.config.state, plan.worker)
     movable = plan.beside and state == default_state()
     synced = plan.config.synced
     others = [state / "beside" / str(number) for number in range(1, MOST_BESIDE + 1)] if movable else []

@@ -33,7 +33,7 @@ from gateway.runtime.ledger_reading import (
     read_lines,
 )
 
-__all__ = ["MAX_FILE", "LedgerFiles", "Pending"]
+__all__ = ["MAX_FILE", "LedgerFiles", "Pending", "load_or_make_key", "lock_state"]
 
 MAX_FILE = 16 * 2**20
 """Bytes after which a new file begins; also about what a start after a crash has to verify."""
@@ -80,8 +80,8 @@ class LedgerFiles:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.audit.mkdir(mode=0o700, exist_ok=True)
         self.audit.chmod(0o700)
-        self._held.callback(os.close, _lock(state_dir))
-        self.key = _load_or_make_key(state_dir)
+        self._held.callback(os.close, lock_state(state_dir))
+        self.key = load_or_make_key(state_dir)
         self._start(now)
 
     # --- start ---
@@ -220,7 +220,7 @@ class LedgerFiles:
             os.close(self._fds.pop())
 
 
-def _lock(state_dir: Path) -> int:
+def lock_state(state_dir: Path) -> int:
     """Lock the folder for this process; the lock ends with it. Return the descriptor that holds it."""
     fd = os.open(state_dir / "ledger.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -237,7 +237,8 @@ def _lock(state_dir: Path) -> int:
     return fd
 
 
-def _load_or_make_key(state_dir: Path) -> bytes:
+def load_or_make_key(state_dir: Path, otherwise: bytes | None = None) -> bytes:
+    """Return the key of a ledger; one that has none gets `otherwise`, or a new one. Raises `UsageError`."""
     try:
         key = read_key(state_dir)
     except ValueError as error:
@@ -245,7 +246,7 @@ def _load_or_make_key(state_dir: Path) -> bytes:
             f"{state_dir / KEY_FILE}: not a ledger key ({error}): restore it, or name another --state"
         ) from None
     if key is None:
-        key = secrets.token_bytes(KEY_BYTES)
+        key = otherwise or secrets.token_bytes(KEY_BYTES)
         _make_file(state_dir / KEY_FILE, key.hex().encode() + b"\n")
     return key
 

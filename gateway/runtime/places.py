@@ -19,11 +19,12 @@ from functools import lru_cache
 
 from gateway.errors import TooManySessions
 
-__all__ = ["MOST_WORKERS", "PlaceTables", "Places", "SharedMemory"]
+__all__ = ["PlaceTables", "Places", "SharedMemory"]
 
-MOST_WORKERS = 64
-"""Workers of one gateway at most."""
 _DIGEST = 16
+_ROW = 1 + 2 * _DIGEST
+_TABLES = 5
+"""How many rows there are for each session that there may be; names have two."""
 _NOBODY = nullcontext()
 _SPARE_NAMES = 1024
 """Names that may be held beyond the sessions: those whose first request is being answered."""
@@ -149,14 +150,19 @@ class PlaceTables:
 class SharedMemory:
     """The memory of the tables of several workers: a file without a name, passed on as a descriptor."""
 
-    def __init__(self, most: int, fd: int | None = None) -> None:
-        self._most = most
-        if fd is None:
-            with tempfile.TemporaryFile() as file:
-                file.truncate(_size(most))
-                fd = os.dup(file.fileno())
+    def __init__(self, fd: int) -> None:
+        """Take the memory behind a descriptor that `make` gave."""
+        size = os.fstat(fd).st_size
         self.fd = fd
-        self._mapped = mmap.mmap(fd, _size(most))
+        self._most = (size // _ROW - _SPARE_NAMES) // _TABLES
+        self._mapped = mmap.mmap(fd, size)
+
+    @classmethod
+    def make(cls, most: int) -> SharedMemory:
+        """Return memory in which nobody has a place yet; `most` is how many sessions there may be."""
+        with tempfile.TemporaryFile() as file:
+            file.truncate(_size(most))
+            return cls(os.dup(file.fileno()))
 
     def tables(self, own: int) -> PlaceTables:
         """Return the tables as worker `own` uses them."""
@@ -181,7 +187,7 @@ def _rows(most: int) -> tuple[int, int, int, int]:
 
 
 def _size(most: int) -> int:
-    return sum(_rows(most)) * (1 + 2 * _DIGEST)
+    return sum(_rows(most)) * _ROW
 
 
 def _tables(memory: mmap.mmap, most: int, own: int, lock: AbstractContextManager[None]) -> PlaceTables:
@@ -189,5 +195,5 @@ def _tables(memory: mmap.mmap, most: int, own: int, lock: AbstractContextManager
     start = 0
     for rows in _rows(most):
         tables.append(Places(memory, start, rows, own, lock))
-        start += rows * (1 + 2 * _DIGEST)
+        start += rows * _ROW
     return PlaceTables(*tables)

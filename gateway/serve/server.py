@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import anyio
 import uvicorn
 from anyio.abc import TaskStatus
+from starlette.types import ASGIApp
 
 from gateway.errors import UsageError
 from gateway.runtime.gateway import Gateway
@@ -23,7 +24,7 @@ from gateway.serve.http_protocol import BoundedHttpProtocol
 from gateway.serve.signals import ending_signals, until_signal
 from gateway.serve.socket_protocol import BoundedSocketProtocol
 
-__all__ = ["bind", "serve_http"]
+__all__ = ["HttpServer", "bind", "run_server", "serve_http", "server_config", "url_of"]
 
 _KEEP_ALIVE = 75
 _SETTLING_SECONDS = 1.0
@@ -60,7 +61,8 @@ def _binding_problem(host: str, port: int, error: OSError) -> str:
     return f"cannot listen on {host} port {port}: {error.strerror}"
 
 
-def _url(listener: socket.socket) -> str:
+def url_of(listener: socket.socket) -> str:
+    """Return the URL of a bound socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -82,30 +84,47 @@ async def serve_http(
     WebSocket message, in bytes.
     """
     listener = listener or await bind(host, port)
-    url = _url(listener)
-    server = _Server(_config(app, max_frame))
+    url = url_of(listener)
     with listener:
-        async with app.router.lifespan_context(app), anyio.create_task_group() as tasks:
-            await tasks.start(_run, server, listener)
-            try:
-                with ending_signals() as signals:
-                    on_ready(url)
-                    await anext(signals)
-                    await until_signal(signals, gateway.drain)
-                await app.settle(_SETTLING_SECONDS)
-            finally:
-                app.end_requests()
-                server.should_exit = True
+        await run_server(
+            HttpServer(server_config(app, max_frame)),
+            app,
+            gateway,
+            on_ready=lambda: on_ready(url),
+            listeners=[listener],
+        )
 
 
-async def _run(server: _Server, listener: socket.socket, *, task_status: TaskStatus[None]) -> None:
+async def run_server(
+    server: HttpServer,
+    app: GatewayApp,
+    gateway: Gateway,
+    *,
+    on_ready: Callable[[], None],
+    listeners: list[socket.socket],
+) -> None:
+    """Run `server`, whose requests `app` answers, until a signal; then drain and return."""
+    async with app.router.lifespan_context(app), anyio.create_task_group() as tasks:
+        await tasks.start(_run, server, listeners)
+        try:
+            with ending_signals() as signals:
+                on_ready()
+                await anext(signals)
+                await until_signal(signals, gateway.drain)
+            await app.settle(_SETTLING_SECONDS)
+        finally:
+            app.end_requests()
+            server.should_exit = True
+
+
+async def _run(server: HttpServer, listeners: list[socket.socket], *, task_status: TaskStatus[None]) -> None:
     # Shielded: uvicorn closes its sockets only on its own way out, which `should_exit` opens.
     with anyio.CancelScope(shield=True):
         server.on_started = task_status.started
-        await server.serve([listener])
+        await server.serve(listeners)
 
 
-class _Server(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers (it would end the process by the signal), telling when it is up."""
 
     on_started: Callable[[], None]
@@ -121,11 +140,14 @@ class _Server(uvicorn.Server):
         self.on_started()
 
 
-def _config(app: GatewayApp, max_frame: int) -> uvicorn.Config:
+def server_config(
+    app: ASGIApp, max_frame: int, sockets: type[BoundedSocketProtocol] = BoundedSocketProtocol
+) -> uvicorn.Config:
+    """Return how `app` is served; `max_frame` bounds a WebSocket message, in bytes."""
     return uvicorn.Config(
         app,
         http=BoundedHttpProtocol,
-        ws=BoundedSocketProtocol,
+        ws=sockets,
         ws_max_size=max_frame,
         ws_ping_interval=socket_protocol.PING_SECONDS,
         ws_ping_timeout=socket_protocol.PONG_SECONDS,
