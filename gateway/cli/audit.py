@@ -13,7 +13,7 @@ from gateway.cli.output import Format, printable, show
 
 if TYPE_CHECKING:
     from gateway.core.json_types import JsonObject
-    from gateway.runtime.audit import AuditReport
+    from gateway.runtime.audit import AuditReport, ChainReport
 
 __all__ = ["app", "record_line", "summary"]
 
@@ -34,7 +34,8 @@ def verify(folder: FolderArgument, form: FormatOption = Format.TEXT) -> None:
         "problems": [str(problem) for problem in report.problems],
         "notes": [str(note) for note in report.notes],
     }
-    show(form, document, "\n".join([summary(report), *document["problems"], *document["notes"]]))
+    each = [_of_chain(chain) for chain in report.chains] if len(report.chains) > 1 else []
+    show(form, document, "\n".join([summary(report), *each, *document["problems"], *document["notes"]]))
     if not report.ok:
         raise typer.Exit(1)
 
@@ -62,9 +63,17 @@ def query(
 
 def summary(report: AuditReport) -> str:
     """Return a verification's result as a line for people."""
-    verdict = "the chain holds" if report.ok else "the chain is BROKEN"
+    if len(report.chains) > 1:
+        verdict = "all chains hold" if report.ok else "a chain is BROKEN"
+    else:
+        verdict = "the chain holds" if report.ok else "the chain is BROKEN"
     calls = f"{report.decisions} decisions, {report.outcomes} outcomes, {report.open_calls} calls open"
     return f"{verdict}: {report.records} records in {report.files} files ({calls})"
+
+
+def _of_chain(chain: ChainReport) -> str:
+    verdict = "holds" if chain.ok else "is BROKEN"
+    return f"  {chain.folder} {verdict}: {chain.records} records in {chain.files} files"
 
 
 def record_line(record: JsonObject) -> str:

@@ -1,10 +1,11 @@
 """Reading a ledger for people: does it verify, and what does it hold. Streams; writes nothing.
 
-Both work beside a running gateway. A folder is a state folder or its `audit`.
+Both work beside a running gateway. A folder is a state folder or its `audit`; all chains in it count.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from gateway.core.chain import BrokenRecord, Chain, parse_record
 from gateway.core.json_types import JsonObject
 from gateway.core.records import Event
 from gateway.errors import LedgerError, Problem, UsageError
+from gateway.runtime.ledger_chains import chains, record_time
 from gateway.runtime.ledger_reading import (
     CHECKPOINT,
     Checkpoint,
@@ -26,15 +28,25 @@ from gateway.runtime.ledger_reading import (
     scan,
 )
 
-__all__ = ["MAX_PROBLEMS", "AuditReport", "query", "verify"]
+__all__ = ["MAX_PROBLEMS", "AuditReport", "ChainReport", "query", "verify"]
 
 MAX_PROBLEMS = 100
 """Problems after which `verify` stops looking for more."""
 
 
 @dataclass(frozen=True, slots=True)
+class ChainReport:
+    """What was found of one chain; `folder` is its audit folder."""
+
+    folder: str
+    ok: bool
+    records: int
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What `verify` found.
+    """What `verify` found, over all `chains` of the folder.
 
     `open_calls` counts decisions without an outcome: calls in flight, or those a crash left, which the next
     start closes. `notes` are no faults: a torn line that was never acknowledged, a key that is not there.
@@ -48,14 +60,29 @@ class AuditReport:
     decisions: int = 0
     outcomes: int = 0
     open_calls: int = 0
+    chains: tuple[ChainReport, ...] = ()
 
 
 def verify(folder: Path) -> AuditReport:
-    """Check every record of a ledger against the chain and the checkpoint.
+    """Check every record of a ledger against its chain and the checkpoint of that.
 
     Problems carry the file's path and the line. Raises `UsageError` if there is no ledger.
     """
-    audit = _audit_folder(folder)
+    reports = [_verified(audit) for audit in _audit_folders(folder)]
+    return AuditReport(
+        ok=all(report.ok for report in reports),
+        records=sum(report.records for report in reports),
+        files=sum(report.files for report in reports),
+        problems=tuple(problem for report in reports for problem in report.problems),
+        notes=tuple(note for report in reports for note in report.notes),
+        decisions=sum(report.decisions for report in reports),
+        outcomes=sum(report.outcomes for report in reports),
+        open_calls=sum(report.open_calls for report in reports),
+        chains=tuple(chain for report in reports for chain in report.chains),
+    )
+
+
+def _verified(audit: Path) -> AuditReport:
     check = _Check(audit)
     # The checkpoint first: a running gateway only ever moves the log ahead of it.
     check.read_checkpoint()
@@ -66,23 +93,28 @@ def verify(folder: Path) -> AuditReport:
 def query(
     folder: Path, *, session: str | None = None, tool: str | None = None, effect: str | None = None
 ) -> Iterator[JsonObject]:
-    """Yield the records that match all that is given, oldest first, without checking the chain.
+    """Yield the records that match all that is given, oldest first, without checking the chains.
 
     `effect` is a decision's, so with it only decision records come. Raises `UsageError` if there is no
     ledger, `LedgerError` at a line that is no record; an unfinished last line is left out.
     """
     wanted = {"session": session, "tool": tool}
-    for line in read_lines(ledger_files(_audit_folder(folder))):
-        try:
-            record = parse_record(line.data)
-        except BrokenRecord as broken:
-            if broken.code == "torn":
-                return
-            raise LedgerError(f"{line.file}:{line.number}: {broken}: see `sandgate audit verify`") from None
+    for record in heapq.merge(*map(_records, _audit_folders(folder)), key=record_time):
         if all(value is None or record.get(name) == value for name, value in wanted.items()) and (
             effect is None or _effect(record) == effect
         ):
             yield record
+
+
+def _records(audit: Path) -> Iterator[JsonObject]:
+    """Yield the records of one chain, but for an unfinished last line."""
+    for line in read_lines(ledger_files(audit)):
+        try:
+            yield parse_record(line.data)
+        except BrokenRecord as broken:
+            if broken.code == "torn":
+                return
+            raise LedgerError(f"{line.file}:{line.number}: {broken}: see `sandgate audit verify`") from None
 
 
 def _effect(record: JsonObject) -> object:
@@ -90,10 +122,9 @@ def _effect(record: JsonObject) -> object:
     return decision.get("effect") if isinstance(decision, dict) else None
 
 
-def _audit_folder(folder: Path) -> Path:
-    for audit in (folder / "audit", folder):
-        if (audit / CHECKPOINT).is_file() or ledger_files(audit):
-            return audit
+def _audit_folders(folder: Path) -> list[Path]:
+    if found := chains(folder):
+        return found
     raise UsageError(f"{folder}: no ledger here: name a state folder (`serve --state`) or its audit folder")
 
 
@@ -112,8 +143,9 @@ class _Check:
         self._last_line: Line | None = None
 
     def report(self) -> AuditReport:
+        ok = not self._problems
         return AuditReport(
-            ok=not self._problems,
+            ok=ok,
             records=self._records,
             files=self._files,
             problems=tuple(self._problems),
@@ -121,6 +153,7 @@ class _Check:
             decisions=self._events[Event.DECISION],
             outcomes=self._events[Event.OUTCOME],
             open_calls=len(self._open),
+            chains=(ChainReport(str(self._audit), ok, self._records, self._files),),
         )
 
     def read_checkpoint(self) -> None:

@@ -13,11 +13,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gateway.core.json_types import JsonObject
 from gateway.errors import UsageError
 from gateway.runtime.ledger_reading import CHECKPOINT, ledger_files
 from gateway.runtime.ledger_writing import load_or_make_key, lock_state
 
-__all__ = ["chain_of", "chains", "holding_chains"]
+__all__ = ["chain_of", "chains", "chains_beside", "holding_chains", "record_time"]
 
 _WORKERS = "workers"
 
@@ -34,6 +35,18 @@ def chains(folder: Path) -> list[Path]:
     places = [state / "audit", *(path / "audit" for _, path in workers)]
     found = [audit for audit in places if _has_ledger(audit)]
     return found or ([folder] if _has_ledger(folder) else [])
+
+
+def chains_beside(audit: Path) -> list[Path]:
+    """Return the audit folders of the state folder that has `audit`, that one among them."""
+    ledger = audit.parent
+    return chains(ledger.parent.parent if ledger.parent.name == _WORKERS else ledger)
+
+
+def record_time(record: JsonObject) -> float:
+    """Return when a record was written, in unix seconds: what chains are merged by."""
+    ts = record.get("ts")
+    return float(ts) if isinstance(ts, int | float) else 0.0
 
 
 def _has_ledger(audit: Path) -> bool:

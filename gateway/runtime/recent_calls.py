@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from gateway.core.chain import BrokenRecord, parse_record
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.records import Event
+from gateway.runtime.ledger_chains import record_time
 from gateway.runtime.ledger_reading import ledger_files, read_lines
 
 __all__ = ["MOST_CALLS", "recent_calls"]
@@ -25,8 +27,10 @@ _FIELDS = (
 )
 
 
-def recent_calls(audit: Path, limit: int, wanted: Mapping[str, str] | None = None) -> list[JsonObject]:
-    """Return up to `limit` calls, newest first: the fields of their decision record, and their outcome.
+def recent_calls(
+    audits: Sequence[Path], limit: int, wanted: Mapping[str, str] | None = None
+) -> list[JsonObject]:
+    """Return up to `limit` calls of these chains, newest first: fields of their decision, and their outcome.
 
     `outcome` is `null` while a call runs. `wanted` are fields that have to match, `effect` that of the
     decision and `outcome` the kind of the outcome among them. Arguments are there as the ledger has them.
@@ -34,7 +38,8 @@ def recent_calls(audit: Path, limit: int, wanted: Mapping[str, str] | None = Non
     found: list[JsonObject] = []
     outcomes: dict[str, JsonValue] = {}
     told: set[str] = set()
-    for record in _latest_first(audit):
+    latest = heapq.merge(*map(_latest_first, audits), key=record_time, reverse=True)
+    for record in latest:
         call_id = str(record.get("call_id"))
         match record.get("event"):
             case Event.OUTCOME:

@@ -19,6 +19,7 @@ from gateway.core.calls import Role
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import dumps
 from gateway.runtime.gateway import Gateway
+from gateway.runtime.ledger_chains import chains_beside
 from gateway.runtime.recent_calls import MOST_CALLS, recent_calls
 from gateway.runtime.sessions import Session
 from gateway.serve.identity import RequireRole, principal_of
@@ -84,7 +85,7 @@ class _AdminHttp:
         if folder is None:
             return _json([])
         wanted = {name: asked[name] for name in _FILTERS if name in asked}
-        return _json(await anyio.to_thread.run_sync(recent_calls, folder, int(limit), wanted))
+        return _json(await anyio.to_thread.run_sync(recent_calls, chains_beside(folder), int(limit), wanted))
 
     async def end(self, request: Request) -> Response:
         """End every session of that id: a connection has one with each pack that it used."""

@@ -26,12 +26,12 @@ async def test_a_call_is_told_once_with_its_last_decision_and_its_outcome(tmp_pa
         for tool, arguments in CALLS:
             await gateway.call(session, ToolCall(new_call_id(), tool, arguments, Front.CLI))
         audit = tmp_path / "state" / "audit"
-        calls: list[Any] = list(recent_calls(audit, 10))
-        newest = recent_calls(audit, 1)
-        denied = recent_calls(audit, 10, {"outcome": "denied", "tool": "echo"})
+        calls: list[Any] = list(recent_calls([audit], 10))
+        newest = recent_calls([audit], 1)
+        denied = recent_calls([audit], 10, {"outcome": "denied", "tool": "echo"})
         with next(audit.glob("*.jsonl")).open("ab") as file:
             file.write(b'{"event":"decision","call_id":"to')  # a line that is being written
-        assert recent_calls(audit, 10) == calls
+        assert recent_calls([audit], 10) == calls
     told = [(call["tool"], call["decision"]["code"], call["outcome"]["kind"]) for call in calls]
     assert told == [
         ("nope", "unknown_tool", "denied"),
