@@ -11,9 +11,12 @@ import socket
 from collections.abc import Callable, Generator
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-__all__ = ["EventLoop", "Promise", "Running", "Timer", "current_loop", "running_task"]
+__all__ = ["EventLoop", "Promise", "Running", "Timer", "Turn", "current_loop", "running_task"]
 
 T = TypeVar("T")
+
+Turn = asyncio.Lock
+"""Lets one in at a time, in the order they came. A free one is entered at once."""
 
 
 class Timer(Protocol):

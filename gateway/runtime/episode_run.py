@@ -31,6 +31,7 @@ from gateway.core.observations import (
     told_error,
     tools_observation,
 )
+from gateway.core.policy import CompiledPolicy
 from gateway.core.rubric import Reward
 from gateway.core.strict_json import dumps
 from gateway.core.tasks import Task
@@ -79,6 +80,7 @@ class EpisodeRun:
     snapshots: Snapshots
     origin: Origin | None = None
     writer: TrajectoryWriter | None = None
+    _known: tuple[CompiledPolicy, bytes] | None = None
 
     # -- showing
 
@@ -238,16 +240,18 @@ class EpisodeRun:
 
     def _line(self, number: int, action: Action, result: StepResult) -> bytes:
         """Return a line of the trajectory: whose step it is, then the answer as the client gets it."""
-        step: JsonObject = {
-            "ts": self.gateway.clock.now(),
-            "pack": self.session.pack.name,
-            "session_id": self.session.id,
-            **self._identity(),
-            **(self._asked() if number == 1 else {}),
-            "step": number,
-            "action": action_json(action),
-        }
-        return dumps(step)[:-1] + b"," + result.encoded()[1:]
+        asked = self._asked() if number == 1 else {}
+        step = dumps({**asked, "step": number, "action": action_json(action)})[1:-1]
+        now = dumps(self.gateway.clock.now())
+        return b'{"ts":%b,%b,%b,%b' % (now, self._whose(), step, result.encoded()[1:])
+
+    def _whose(self) -> bytes:
+        """Return the fields that every line begins with. Encoded again only where the policy is another."""
+        policy = self.session.pack.policy
+        if self._known is None or self._known[0] is not policy:
+            fields: JsonObject = {"pack": self.session.pack.name, **self._identity()}
+            self._known = (policy, dumps(fields)[1:-1])
+        return self._known[1]
 
     def _asked(self) -> JsonObject:
         """Return what an agent is given, which the first line of a trajectory tells those who train on it."""

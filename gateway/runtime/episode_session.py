@@ -17,6 +17,7 @@ from gateway.core.episode import Action, StepResult
 from gateway.core.json_types import JsonObject
 from gateway.core.task_choice import ResetRequest
 from gateway.errors import ClientError, UnknownSession
+from gateway.loop import Turn
 from gateway.runtime.episode_run import EpisodeRun
 from gateway.runtime.served_pack import ServedPack
 
@@ -69,7 +70,7 @@ class EpisodeSession:
         self._episodes = episodes
         self._run: EpisodeRun | None = None
         self._failed = False
-        self._turn = anyio.Lock(fast_acquire=True)  # a step waits for plenty of other things
+        self._turn = Turn()
 
     # -- holding
 

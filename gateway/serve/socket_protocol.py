@@ -1,16 +1,22 @@
-"""uvicorn's WebSocket protocol with ends that it lacks: of a peer that vanished, or never reads.
+"""uvicorn's WebSocket protocol with ends that it lacks, and a short way for what nearly all traffic is.
 
-A peer that is gone without a word leaves a connection that can be written to for a long time, and one
-that reads nothing leaves a write that never ends; both would hold their session for good. A peer that
+Ends: a peer that is gone without a word leaves a connection that can be written to for a long time, and
+one that reads nothing leaves a write that never ends; both would hold their session for good. A peer that
 is not read from, because its last message is still being answered, cannot answer a ping: it is not
 judged by that.
+
+The short way: a text message that came whole, in one frame and one read, is handed over as it is, and one
+to send is framed as it is; reading stops only while messages wait. Everything else, and all that is odd,
+goes through `websockets`' state machine, which is between two frames whenever the short way is taken.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import OPEN
 
 __all__ = ["PING_SECONDS", "PONG_SECONDS", "STALLED_SECONDS", "BoundedSocketProtocol"]
 
@@ -22,12 +28,87 @@ STALLED_SECONDS = 30.0
 """Seconds in which a peer that lets writes wait has to take at least something."""
 
 
+_WHOLE_TEXT = 0x81
+"""First byte of a frame that is a text message of its own."""
+_MASKED, _LENGTH, _LONGER = 0x80, 0x7F, 126
+_MASK = 4
+
+
 class BoundedSocketProtocol(WebSocketsSansIOProtocol):
     """Ends the connections of peers that are gone or take nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._stalled: Any = None
+        self._awaited = False
+
+    # -- the short way
+
+    def data_received(self, data: bytes) -> None:
+        """Hand over a message that came as one, or let the state machine make sense of the bytes."""
+        text = self._message(data) if self._between_frames() else None
+        if text is None:
+            super().data_received(data)
+            return
+        self.queue.put_nowait({"type": "websocket.receive", "text": text})
+        if self._awaited:
+            self._awaited = False  # it takes this one; the next has to wait
+        elif not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    async def receive(self) -> Any:
+        """Return what comes next; who waits here already is handed it without a stop of the reading."""
+        self._awaited = self.queue.empty()
+        try:
+            return await super().receive()
+        finally:
+            self._awaited = False
+
+    async def send(self, message: Any) -> None:
+        """Send; a close that the peer does not take ends all the same."""
+        text = message.get("text")
+        if text is not None and self.writable.is_set() and not self.disconnected and self._open():
+            data = text.encode()
+            self.transport.write(_head(len(data)) + data)
+            return
+        await super().send(message)
+        if message["type"] == "websocket.close":
+            self._watch()
+
+    def _open(self) -> bool:
+        return self.handshake_complete and not self.close_sent and self.conn.state is OPEN
+
+    def _between_frames(self) -> bool:
+        """Whether the state machine has seen the end of a message, and waits for whatever comes next.
+
+        Where a later version of it waits elsewhere, the short way is not taken.
+        """
+        if not self._open() or self.conn.current_size is not None:
+            return False
+        waits: Any = self.conn.parser
+        while waits.gi_yieldfrom is not None:
+            waits = waits.gi_yieldfrom
+        return waits.__name__ == "at_eof"
+
+    def _message(self, data: bytes) -> str | None:
+        """Return the text of a message that is all of `data`, `None` for anything else."""
+        size = len(data)
+        if size < 2 + _MASK or data[0] != _WHOLE_TEXT or not data[1] & _MASKED:
+            return None
+        length, start = data[1] & _LENGTH, 2
+        if length == _LONGER and size >= 4 + _MASK:
+            (length,), start = struct.unpack_from("!H", data, 2), 4
+        elif length >= _LONGER:
+            return None
+        if size != start + _MASK + length or length > (self.config.ws_max_size or 0):
+            return None
+        try:
+            return _unmasked(data[start : start + _MASK], data[start + _MASK :]).decode()
+        except UnicodeDecodeError:
+            return None  # told by the state machine
+
+    # -- ends
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop watching; who waits is told."""
@@ -53,12 +134,6 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
         super().keepalive_timeout()
         self._watch()  # a close waits for the writes before it
 
-    async def send(self, message: Any) -> None:
-        """Send; a close that the peer does not take ends all the same."""
-        await super().send(message)
-        if message["type"] == "websocket.close":
-            self._watch()
-
     def _watch(self) -> None:
         self._stop_watching()
         waiting = self.transport.get_write_buffer_size()
@@ -77,3 +152,19 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+
+
+def _head(length: int) -> bytes:
+    """Return the head of a text message of one frame."""
+    if length < _LONGER:
+        return bytes((_WHOLE_TEXT, length))
+    if length < 1 << 16:
+        return struct.pack("!BBH", _WHOLE_TEXT, _LONGER, length)
+    return struct.pack("!BBQ", _WHOLE_TEXT, _LONGER + 1, length)
+
+
+def _unmasked(mask: bytes, data: bytes) -> bytes:
+    """Return `data` xor `mask`, over and over."""
+    size = len(data)
+    key = (mask * (size // _MASK + 1))[:size]
+    return (int.from_bytes(data, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")

@@ -116,7 +116,8 @@ Frame: TypeAlias = Reset | Step | State | Close | Mcp
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Object: TypeAlias = dict[str, Any]
-_Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=255)]
+_MOST_OF_A_NAME = 255
+_Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=_MOST_OF_A_NAME)]
 
 
 class _Closed(BaseModel):
@@ -212,7 +213,9 @@ def _frame(kind: str, value: JsonObject) -> Frame:
         raise WireError.at(extra, f"a {kind!r} frame has no field but 'type'", "extra_forbidden")
     if kind in ("step", "mcp") and "data" not in value:
         raise WireError.at("data", f"a {kind!r} frame has 'data'", "missing")
-    data = validated(_Envelope, value).data
+    data = value.get("data")
+    if type(data) is not dict or len(value) != 2:
+        data = validated(_Envelope, value).data
     match kind:
         case "reset":
             return Reset(parse_reset(data))
@@ -236,8 +239,7 @@ def parse_action(data: JsonObject) -> Action:
             validated(_ListTools, data)
             return ListTools()
         case "call_tool":
-            call = validated(_CallTool, data)
-            return CallTool(call.tool_name, call.arguments)
+            return _plain_call(data) or _call(data)
         case "submit":
             return Submit(validated(_Submit, data).answer)
         case "code":
@@ -249,6 +251,19 @@ def parse_action(data: JsonObject) -> Action:
             known = "list_tools, call_tool, submit, code, snapshot"
             message = f"no action of type {str(other)[:64]!r} in this version; there are: {known}"
             raise WireError.at("type", message, "literal_error")
+
+
+def _plain_call(data: JsonObject) -> CallTool | None:
+    """Return what nearly every step is, told without a model; `None` leaves it to that to say what is odd."""
+    name, arguments = data.get("tool_name"), data.get("arguments")
+    if type(name) is not str or type(arguments) is not dict or not 0 < len(name) <= _MOST_OF_A_NAME:
+        return None
+    return CallTool(name, arguments) if len(data) == 2 + ("type" in data) else None
+
+
+def _call(data: JsonObject) -> CallTool:
+    call = validated(_CallTool, data)
+    return CallTool(call.tool_name, call.arguments)
 
 
 def parse_step_body(body: JsonObject) -> StepBody:
