@@ -187,6 +187,10 @@ class Launcher:
         for fd in fds:  # socket.recv_fds ignores its flags, MSG_CMSG_CLOEXEC among them
             os.set_inheritable(fd, False)
         if "exit" in body:
+            starting = self._pending.get(cast(int, body["exit"]))
+            if starting is not None and starting.reply is None:
+                starting.reply = Reply({"error": "it ended before it could start its program"}, ())
+                starting.done.set()
             return self._on_exit(body)
         pending = self._pending.get(cast(int, body["id"]))
         if pending is None:

@@ -11,15 +11,18 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
+from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError, UsageError
 from gateway.sandbox.bubblewrap import COPY_BELOW, BubblewrapDriver
 from gateway.sandbox.contract import Limits, Mount, Sandbox, SandboxSpec, WorkspaceSpec
 from gateway.sandbox.drivers import DRIVERS, make_driver
 from gateway.sandbox.runtimes import node_runtime, python_runtime
+from gateway.sandbox.start_request import start_request
 
 ROOT = Path(__file__).resolve().parents[2]
 SOMEBODY = 12_345
@@ -58,6 +61,31 @@ async def test_a_mount_is_there_and_read_only_even_below_a_folder_only_root_may_
     )
     async with BubblewrapDriver(tmp_path / "cache") as driver:
         assert await said(driver, spec) == "code\ncode\nrefused\n"
+
+
+async def test_a_sandbox_that_dies_while_it_is_made_did_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*args: Any, **more: Any) -> JsonObject:
+        request = start_request(*args, **more)
+        del request["scratch"]  # what makes it falls over this, and cannot say so
+        return request
+
+    async with BubblewrapDriver(tmp_path / "cache") as driver:
+        workspace = await driver.open_workspace(PLAIN)
+        monkeypatch.setattr("gateway.sandbox.bubblewrap.start_request", lacking)
+        with anyio.fail_after(20), pytest.raises(SandboxError, match="ended before it could start"):
+            await driver.acquire(shell("true"), workspace)
+
+
+async def test_how_many_sandboxes_run_takes_nothing_from_a_new_ones_open_files(tmp_path: Path) -> None:
+    spec = replace(shell("echo ready; cat"), limits=Limits(open_files=24))
+    async with BubblewrapDriver(tmp_path / "cache") as driver:
+        workspace = await driver.open_workspace(PLAIN)
+        for _ in range(30):
+            sandbox = await driver.acquire(spec, workspace)
+            with anyio.fail_after(20):
+                assert await sandbox.receive() == b"ready\n"
 
 
 @pytest.mark.parametrize(

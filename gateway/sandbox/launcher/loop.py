@@ -175,6 +175,8 @@ class Launcher:
             jail.assemble(self.stage, self.home, fds[3], request)
             for number, fd in enumerate(fds[:3]):
                 os.dup2(fd, number)
+            # The others' would count against its limit on open files before it is what it is to be.
+            jail.keep_only(0, 1, 2, self.socket.fileno(), status)
             jail.drop(request, root=self.root, grouped=bool(group.folders))
             kernel.die_with_parent(parent)
             self.tell({"id": request["id"], "ok": True, "folders": dict(group.folders)})

@@ -42,9 +42,7 @@ def run(stage: str, request: dict[str, Any], control: int, errors: int, *, root:
 
     `control` becomes its standard input, `errors` takes what it prints.
     """
-    low, high = sorted((control, errors))
-    for first, beyond in ((0, low), (low + 1, high), (high + 1, os.sysconf("SC_OPEN_MAX"))):
-        os.closerange(first, beyond)
+    jail.keep_only(control, errors)
     signal.set_wakeup_fd(-1)
     for number in HANDLED:
         signal.signal(number, signal.SIG_DFL)
