@@ -40,7 +40,7 @@ __all__ = ["GatewayApp", "build_app"]
 
 
 class GatewayApp(Starlette):
-    """The application, and the requests it is answering."""
+    """The application, and the requests it is answering; a server may ask `lane` to take some ahead of it."""
 
     def __init__(
         self,
@@ -53,26 +53,18 @@ class GatewayApp(Starlette):
         tracing: CallTracing | None = None,
     ) -> None:
         self._listening, self._asking = OpenRequests(), asking
-        self._lane = lane
+        self.lane = lane
         self._tracing = tracing
         interruptible = Middleware(Interruptible, listening=self._listening, asking=self._asking)
         super().__init__(routes=routes, middleware=[interruptible, *middleware], lifespan=lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request: in the lane, or through all layers; as part of its caller's trace."""
+        """Serve one request through all layers, as part of its caller's trace."""
         if self._tracing is None or scope["type"] == "lifespan":
-            await self._serve(scope, receive, send)
+            await super().__call__(scope, receive, send)
             return
         with self._tracing.arriving(Headers(scope=scope)):
-            await self._serve(scope, receive, send)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._lane is not None:
-            rest = await self._lane.take(scope, receive, send)
-            if rest is None:
-                return
-            receive = rest
-        await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send)
 
     async def settle(self, seconds: float) -> None:
         """Let what is being answered get out, for so long at most."""
@@ -121,7 +113,9 @@ def build_app(
 
     asking = OpenRequests()
     quick = {path: endpoint.quick for path, endpoint in mcp.items()}
-    front = Lane(quick, identity=identity, security=security, limits=limits, asking=asking)
+    front = Lane(
+        quick, identity=identity, security=security, limits=limits, asking=asking, tracing=gateway.tracing
+    )
 
     return GatewayApp(
         routes=[

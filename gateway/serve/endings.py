@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import anyio
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.serve.replies import problem
@@ -78,15 +79,13 @@ async def serve_until_ended(
     if started:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return
-    await stopped(send)
+    await stopped()(scope, receive, send)
 
 
-async def stopped(send: Send) -> None:
-    """Answer a request that was ended before it had an answer."""
+def stopped() -> Response:
+    """Return the answer to a request that was ended before it had one."""
     message = "the gateway stopped before this was answered; a call may have run"
-    response = problem(503, "stopped", message, {"Retry-After": str(_RETRY_SECONDS)})
-    await send({"type": "http.response.start", "status": 503, "headers": response.raw_headers})
-    await send({"type": "http.response.body", "body": bytes(response.body)})
+    return problem(503, "stopped", message, {"Retry-After": str(_RETRY_SECONDS)})
 
 
 class Interruptible:

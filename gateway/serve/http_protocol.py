@@ -1,88 +1,42 @@
-"""uvicorn's HTTP protocol with bounds that it lacks: on the size of a request's head and its time.
+"""uvicorn's HTTP protocol with bounds that it lacks, and a way past the application for who may take it.
 
 The parser underneath collects headers without end and waits for them forever. Bodies are bounded by
-`gate`. What an application cannot learn by ASGI without waiting stands in the scope: the `Exchange`.
+`gate`. A POST that the front admits is held until it is whole, as a `DirectRequest`; what the front does
+not take goes to the application just as it came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-__all__ = ["HEAD_BYTES", "HEAD_SECONDS", "BoundedHttpProtocol", "Exchange", "exchange_of"]
+from gateway.serve.direct import DirectFront, DirectRequest
 
-_EXCHANGE = "sandgate.exchange"
+__all__ = ["HEAD_BYTES", "HEAD_SECONDS", "HELD_SECONDS", "BoundedHttpProtocol"]
 
 HEAD_BYTES = 65_536
 """Most bytes of a request line and its headers."""
 HEAD_SECONDS = 15.0
 """Seconds within which a head has to be complete, from the connection's or its own first byte on."""
-
-
-def exchange_of(scope: Scope) -> Exchange | None:
-    """Return what the protocol knows of this request; `None` under another server."""
-    return scope.get(_EXCHANGE)
-
-
-class Exchange:
-    """One request as its connection has it: looked at without taking anything from `receive`."""
-
-    __slots__ = ("_cycle", "_protocol")
-
-    def __init__(self, protocol: BoundedHttpProtocol, cycle: RequestResponseCycle) -> None:
-        self._protocol = protocol
-        self._cycle = cycle
-
-    def body(self) -> bytes | None:
-        """Return the whole body, `None` while some of it is still to come."""
-        cycle = self._cycle
-        return None if cycle.more_body or cycle.disconnected else bytes(cycle.body)
-
-    def when_lost(self, callback: Callable[[], object] | None) -> None:
-        """Call back once the connection is lost while this is answered; `None` takes that back."""
-        self._protocol.when_lost = callback
-
-    def hold_head(self) -> None:
-        """Let the answer's head wait for its body, which has to follow: uvicorn writes them one by one."""
-        held: Any = _HeldHead(self._cycle)
-        self._cycle.transport = held
-
-
-class _HeldHead:
-    """Stands in for a transport until a head and what follows it were written, as one."""
-
-    __slots__ = ("_cycle", "_head", "_transport")
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
-        self._transport: Any = cycle.transport
-        self._head: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        """Keep the head; write both once there is more, and step aside."""
-        if self._head is None:
-            self._head = data
-            return
-        self._cycle.transport = self._transport
-        self._transport.writelines((self._head, data))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
+HELD_SECONDS = 5.0
+"""Seconds that a request is held for its body; the patience of `gate` begins after."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """Answers 431 to a head that is too large, closes on one that is too slow."""
+    """Answers 431 to a head that is too large, closes on one that is too slow. `front` may take requests."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, front: DirectFront | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._front = front if self.limit_concurrency is None else None
         self._in_head = True
         self._head_bytes = 0
+        self._segment_bytes = 0
         self._too_large = False
         self._deadline: Any = None
-        self.when_lost: Callable[[], object] | None = None
+        self._held: DirectRequest | None = None
+        self._body: list[bytes] = []
+        self._direct: DirectRequest | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first head."""
@@ -92,39 +46,97 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and tell who answers a request."""
         self._stop_waiting()
+        self._held = None
+        self._body.clear()
         super().connection_lost(exc)
-        if self.when_lost is not None:
-            self.when_lost()
+        if self._direct is not None:
+            self._direct.set()  # uvicorn tells only the last request of a pipeline
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to an unfinished head: the parser itself keeps it without a bound."""
+        """Read on; what is not whole by then, a head or a held body, is waited for, but not forever."""
+        self._segment_bytes = len(data)
         super().data_received(data)
         if self._in_head:
+            # Counted here, because the parser itself keeps an unfinished head without a bound.
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
                 self._too_large = True
                 self.send_400_response("Request header fields too large")
+            elif self._deadline is None:
+                self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        elif self._held is not None and self._deadline is None:
+            self._deadline = self.loop.call_later(HELD_SECONDS, self._let_go)
 
     def on_message_begin(self) -> None:
-        """Begin a head."""
-        super().on_message_begin()
+        """Begin a head; uvicorn's part of it waits until it is clear that the application gets it."""
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self._in_head = True
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def on_headers_complete(self) -> None:
         """End a head; one that is too large, or names another server, ends the connection."""
         self._in_head = False
-        self._head_bytes = 0
         self._stop_waiting()
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        self._too_large = size > HEAD_BYTES
+        if self._head_bytes + self._segment_bytes > HEAD_BYTES:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            self._too_large = size > HEAD_BYTES
+        self._head_bytes = 0
         if self._too_large or not self.url.startswith(b"/"):
             raise ValueError("unacceptable head")  # the parser turns it into `send_400_response`
+        self._held = self._admitted()
+        if self._held is None:
+            self.begin_cycle()
+        else:
+            self.cycle: Any = self._held
+
+    def on_body(self, body: bytes) -> None:
+        """Hold a part of a body, or pass it on."""
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """Have a held request taken now that it is whole, or pass on that it is."""
+        held = self._held
+        if held is not None:
+            self._stop_waiting()
+            if held.take(held, b"".join(self._body)):
+                self._held, self._direct = None, held
+                self._body.clear()
+                return
+            self._let_go()
+        super().on_message_complete()
+
+    def _admitted(self) -> DirectRequest | None:
+        """Return a request that the front may take: only one that nobody before it is still answered."""
+        if self._front is None or not (self.cycle is None or self.cycle.response_complete):
+            return None
+        parser: Any = self.parser
+        if parser.get_method() != b"POST" or parser.should_upgrade() or self.expect_100_continue:
+            return None
+        take = self._front.admit(self.url, self.headers)
+        if take is None or parser.get_http_version() != "1.1":
+            return None
+        return DirectRequest(self, take, keep_alive=parser.should_keep_alive())
+
+    def _let_go(self) -> None:
+        """Pass a held request on to the application, as far as it has come."""
+        held, self._held, self._deadline = self._held, None, None
+        assert held is not None
+        self.cycle = None
+        self.begin_cycle()
+        self.cycle.keep_alive = held.keep_alive  # which the server's end may have taken back
+        if self._body:
+            super().on_body(b"".join(self._body))
+            self._body.clear()
+
+    def begin_cycle(self) -> None:
+        """Let the application have the request, as uvicorn would at the end of its head."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers  # the scope has this list
         super().on_headers_complete()
-        # Begun by now, but as a task that the loop has not run yet.
-        scope: Any = self.scope
-        scope[_EXCHANGE] = Exchange(self, self.cycle)
 
     def send_400_response(self, msg: str) -> None:
         """Answer a bad head and close the connection."""

@@ -7,34 +7,40 @@ came, so that they say what is wrong with it. Decides nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Literal
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import anyio
-from starlette.types import Receive, Scope, Send
+from starlette.datastructures import Headers as TraceHeaders
 
 from gateway.core import strict_json
 from gateway.core.calls import Principal, Role
 from gateway.core.strict_json import JsonLimits, StrictJsonError
 from gateway.loop import Running, running_task
+from gateway.serve.direct import DirectRequest, RawHeaders, Take
 from gateway.serve.endings import OpenRequests, stopped
-from gateway.serve.gate import GateLimits, Replay, media_fault
-from gateway.serve.http_protocol import Exchange, exchange_of
+from gateway.serve.gate import GateLimits, media_fault
 from gateway.serve.identity import Identity
 from gateway.serve.mcp.quick import Headers, QuickAnswer, QuickCall, QuickCalls
-from gateway.serve.oauth.tokens import NotKnown
 from gateway.serve.security import BLANKS, SINGLE, HttpSecurity
+
+if TYPE_CHECKING:
+    from gateway.runtime.tracing import CallTracing
 
 __all__ = ["Lane"]
 
+logger = logging.getLogger(__name__)
+
 _READ = SINGLE | {b"accept", b"content-length", b"mcp-method", b"mcp-name", b"mcp-protocol-version"}
-_BODY_SECONDS = 5.0
-"""How long the rest of a body is waited for here; the gate's own patience begins after."""
+_JSON = (b"content-type", b"application/json")
+_LONG = 16
+_Ending: TypeAlias = Literal["stopped", "withdrawn", "left"]
 
 
 class Lane:
-    """What stands in front of the application: `calls` by the path of their endpoint."""
+    """Stands in front of the application (`direct.DirectFront`): `calls` by the path of their endpoint."""
 
     def __init__(
         self,
@@ -44,104 +50,72 @@ class Lane:
         security: HttpSecurity,
         limits: GateLimits,
         asking: OpenRequests,
+        tracing: CallTracing | None,
     ) -> None:
-        self._calls = calls
+        self._calls = {path.encode(): quick for path, quick in calls.items()}
         self._identity = identity
         self._security = security
         self._json = JsonLimits(max_bytes=limits.max_body)
         self._asking = asking
+        self._tracing = tracing
 
-    async def take(self, scope: Scope, receive: Receive, send: Send) -> Receive | None:
-        """Answer a request and return `None`, or return how it is to be received by the application."""
-        exchange = exchange_of(scope)
-        calls = self._calls.get(scope["path"]) if scope["type"] == "http" else None
-        if calls is None or exchange is None or scope["method"] != "POST":
-            return receive
-        headers = _read(scope["headers"])
-        principal = None if headers is None else await self._admitted(headers)
-        if headers is None or principal is None:
-            return receive
-        body = exchange.body()
-        if body is None:
-            body, receive = await self._collected(headers, receive)
-        quick = None if body is None else self._prepared(calls, headers, body, principal)
-        if quick is None or not await self._serve(calls, quick, exchange, send):
-            return receive
-        return None
+    def admit(self, target: bytes, headers: RawHeaders) -> Take | None:
+        """Return who takes a POST with this head, `None` where any layer would look closer."""
+        calls = self._calls.get(target)
+        read = None if calls is None else _read(headers)
+        principal = None if read is None else self._admitted(read)
+        if calls is None or read is None or principal is None:
+            return None
+        return partial(self._take, calls, read, principal)
 
-    async def _admitted(self, headers: Headers) -> Principal | None:
+    def _admitted(self, headers: Headers) -> Principal | None:
         """Return who asks, if every layer lets the request pass."""
-        if self._security.refusal(headers.get(b"host"), headers.get(b"origin")) is not None:
+        get = headers.get
+        if not _proper_length(get(b"content-length", ""), self._json.max_bytes):
             return None
-        media = headers.get(b"content-type", ""), headers.get(b"content-encoding", "identity")
-        if media_fault(*media) is not None or not _takes_json(headers.get(b"accept", "")):
+        if self._security.refusal(get(b"host"), get(b"origin")) is not None:
             return None
-        found = await self._identity.establish(headers.get(b"authorization"))
-        return None if isinstance(found, NotKnown) or Role.AGENT not in found.roles else found
+        if media_fault(get(b"content-type", ""), get(b"content-encoding", "identity")) is not None:
+            return None
+        if not _takes_json(get(b"accept", "")):
+            return None
+        # Whom it takes time to know is known by the time of the next call.
+        principal = self._identity.principal(get(b"authorization"))
+        return None if principal is None or Role.AGENT not in principal.roles else principal
 
-    def _prepared(
-        self, calls: QuickCalls, headers: Headers, body: bytes, principal: Principal
-    ) -> QuickCall | None:
+    def _take(
+        self, calls: QuickCalls, headers: Headers, principal: Principal, request: DirectRequest, body: bytes
+    ) -> bool:
+        """Begin to answer a whole request, unless it is not for here."""
         try:
-            return calls.prepare(headers, strict_json.loads(body, self._json), principal)
+            quick = calls.prepare(headers, strict_json.loads(body, self._json), principal)
         except StrictJsonError:
-            return None
-
-    async def _collected(self, headers: Headers, receive: Receive) -> tuple[bytes | None, Receive]:
-        """Return a body that is still arriving; `None` if it does not come or its length is not said."""
-        try:
-            expected = int(headers.get(b"content-length", ""))
-        except ValueError:
-            return None, receive
-        if expected > self._json.max_bytes:
-            return None, receive
-        body, more = bytearray(), True
-        with anyio.move_on_after(_BODY_SECONDS):
-            while more:
-                message = await receive()
-                if message["type"] != "http.request":
-                    return None, _disconnected
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-        whole = bytes(body)
-        return (None if more else whole), Replay(whole, receive, more=more)
-
-    async def _serve(self, calls: QuickCalls, quick: QuickCall, exchange: Exchange, send: Send) -> bool:
-        """Answer, unless the call goes on to the application (false). A caller that left gets nothing."""
-        request = _Request(running_task())
-        self._asking.add(request)
-        if quick.leaving_cancels:
-            exchange.when_lost(request.leave)
-        try:
-            answer = await calls.answer(quick, request.withdraw)
-        except anyio.get_cancelled_exc_class():
-            match request.ended:
-                case "stopped":
-                    await stopped(send)
-                case "withdrawn":
-                    await _say(calls.withdrawn(quick), exchange, send)
-                case "left":
-                    pass
-                case _:
-                    raise
-            return True
-        finally:
-            exchange.when_lost(None)
-            self._asking.discard(request)
-        if answer is None:
             return False
-        await _say(answer, exchange, send)
+        if quick is None:
+            return False
+        answering = _Answering(calls, quick, request, self._asking)
+        request.run(answering.run() if self._tracing is None else answering.traced(self._tracing))
         return True
 
 
-class _Request:
-    """A request being answered; `ended` says why it was not: by the gateway's stop or by its caller."""
+class _Answering:
+    """A call that is being answered; `ended` says why it was not: by the gateway's stop or by its caller."""
 
-    __slots__ = ("_task", "ended")
+    __slots__ = ("_asking", "_calls", "_quick", "_request", "_task", "ended")
 
-    def __init__(self, task: Running) -> None:
-        self._task = task
-        self.ended: Literal["stopped", "withdrawn", "left"] | None = None
+    def __init__(
+        self, calls: QuickCalls, quick: QuickCall, request: DirectRequest, asking: OpenRequests
+    ) -> None:
+        self._calls = calls
+        self._quick = quick
+        self._request = request
+        self._asking = asking
+        self._task: Running | None = None
+        self.ended: _Ending | None = None
+        asking.add(self)
+        quick.begin(self.withdraw)
+        if quick.leaving_cancels:
+            request.when_lost(self.leave)
 
     def cancel(self) -> None:
         """End it: the gateway stops."""
@@ -155,12 +129,48 @@ class _Request:
         """End it: nobody is there any more."""
         self._end("left")
 
-    def _end(self, why: Literal["stopped", "withdrawn", "left"]) -> None:
-        self.ended = self.ended or why
-        self._task.cancel()
+    async def traced(self, tracing: CallTracing) -> None:
+        """Answer as part of the caller's trace."""
+        with tracing.arriving(TraceHeaders(raw=self._request.headers)):
+            await self.run()
+
+    async def run(self) -> None:
+        """Answer. A caller that left gets nothing."""
+        self._task = running_task()
+        try:
+            answer = await self._answer()
+            if answer is not None:
+                await _say(answer, self._request)
+            elif self.ended == "stopped":
+                told = stopped()
+                await self._request.answer(told.status_code, told.raw_headers, bytes(told.body))
+        except anyio.get_cancelled_exc_class():
+            self._request.abandon()  # the server ends, and waits for nothing any more
+            raise
+        except Exception:
+            logger.exception("an answer could not be given")
+            self._request.abandon()
+        finally:
+            self._quick.finish()
+            self._asking.discard(self)
+
+    async def _answer(self) -> QuickAnswer | None:
+        if self.ended is None:
+            try:
+                return await self._calls.answer(self._quick)
+            except anyio.get_cancelled_exc_class():
+                if self.ended is None:
+                    raise
+        return self._calls.withdrawn(self._quick) if self.ended == "withdrawn" else None
+
+    def _end(self, why: _Ending) -> None:
+        if self.ended is None:
+            self.ended = why
+            if self._task is not None:  # else it has not begun, and will not
+                self._task.cancel()
 
 
-def _read(raw: list[tuple[bytes, bytes]]) -> Headers | None:
+def _read(raw: RawHeaders) -> Headers | None:
     """Return the headers that decide something; `None` if one is there twice, or repeats an argument."""
     headers: dict[bytes, str] = {}
     for name, value in raw:
@@ -173,6 +183,10 @@ def _read(raw: list[tuple[bytes, bytes]]) -> Headers | None:
     return headers
 
 
+def _proper_length(length: str, most: int) -> bool:
+    return length.isdecimal() and len(length) < _LONG and int(length) <= most
+
+
 @lru_cache(maxsize=256)
 def _takes_json(accept: str) -> bool:
     """Whether an answer as JSON is welcome beyond doubt."""
@@ -180,17 +194,6 @@ def _takes_json(accept: str) -> bool:
     return "application/json" in media or "*/*" in media
 
 
-async def _say(answer: QuickAnswer, exchange: Exchange, send: Send) -> None:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(answer.body)).encode()),
-    ]
-    if answer.session_id is not None:
-        headers.append((b"mcp-session-id", answer.session_id.encode()))
-    exchange.hold_head()
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
-
-
-async def _disconnected() -> dict[str, str]:
-    return {"type": "http.disconnect"}
+async def _say(answer: QuickAnswer, request: DirectRequest) -> None:
+    headers = [_JSON, (b"content-length", str(len(answer.body)).encode()), *answer.headers]
+    await request.answer(answer.status, headers, answer.body)

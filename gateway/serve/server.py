@@ -10,6 +10,8 @@ import errno
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
+from typing import cast
 
 import anyio
 import uvicorn
@@ -20,6 +22,7 @@ from gateway.errors import UsageError
 from gateway.runtime.gateway import Gateway
 from gateway.serve import socket_protocol
 from gateway.serve.app import GatewayApp
+from gateway.serve.direct import DirectFront
 from gateway.serve.http_protocol import BoundedHttpProtocol
 from gateway.serve.signals import ending_signals, until_signal
 from gateway.serve.socket_protocol import BoundedSocketProtocol
@@ -87,7 +90,7 @@ async def serve_http(
     url = url_of(listener)
     with listener:
         await run_server(
-            HttpServer(server_config(app, max_frame)),
+            HttpServer(server_config(app, max_frame, front=app.lane)),
             app,
             gateway,
             on_ready=lambda: on_ready(url),
@@ -141,12 +144,16 @@ class HttpServer(uvicorn.Server):
 
 
 def server_config(
-    app: ASGIApp, max_frame: int, sockets: type[BoundedSocketProtocol] = BoundedSocketProtocol
+    app: ASGIApp,
+    max_frame: int,
+    sockets: type[BoundedSocketProtocol] = BoundedSocketProtocol,
+    *,
+    front: DirectFront | None = None,
 ) -> uvicorn.Config:
-    """Return how `app` is served; `max_frame` bounds a WebSocket message, in bytes."""
+    """Return how `app` is served, behind `front`; `max_frame` bounds a WebSocket message, in bytes."""
     return uvicorn.Config(
         app,
-        http=BoundedHttpProtocol,
+        http=cast("type[BoundedHttpProtocol]", partial(BoundedHttpProtocol, front=front)),
         ws=sockets,
         ws_max_size=max_frame,
         ws_ping_interval=socket_protocol.PING_SECONDS,

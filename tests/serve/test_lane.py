@@ -53,9 +53,9 @@ async def both_roads(
     taken: list[str] = []
     answer = QuickCalls.answer
 
-    async def noted(self: QuickCalls, quick: Any, withdraw: Any) -> Any:
+    async def noted(self: QuickCalls, quick: Any) -> Any:
         taken.append(quick.name)
-        return await answer(self, quick, withdraw)
+        return await answer(self, quick)
 
     monkeypatch.setattr(QuickCalls, "answer", noted)
     async with open_echo_packs(tmp_path, *(packs or ("echo",)), settings=settings) as gateway:

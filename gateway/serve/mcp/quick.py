@@ -8,7 +8,7 @@ stream it: then nothing has happened here. Rules that both roads know stand wher
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -39,6 +39,7 @@ from gateway.serve.mcp.envelope import (
     result_envelope,
 )
 from gateway.serve.mcp.sessions import Binding, Bindings, session_name
+from gateway.serve.replies import retry_headers
 
 __all__ = ["Headers", "QuickAnswer", "QuickCall", "QuickCalls"]
 
@@ -81,14 +82,24 @@ class QuickCall:
         """Whether a caller that goes away cancels it: so it is without sessions, with them it may be back."""
         return self.seat.session_id is None
 
+    def begin(self, withdraw: Callable[[], object]) -> None:
+        """Hold its id until `finish`; `withdraw` is called where its client cancels it."""
+        if self.seat.binding is not None:
+            self.seat.binding.begin(str(self.request_id), withdraw)
+
+    def finish(self) -> None:
+        """Let its id be used again."""
+        if self.seat.binding is not None:
+            self.seat.binding.finish(str(self.request_id))
+
 
 @dataclass(frozen=True, slots=True)
 class QuickAnswer:
-    """What goes back: a status, one JSON-RPC message, and the session's id where it has one."""
+    """What goes back: a status, one JSON-RPC message, and headers beside those of JSON."""
 
     status: int
     body: bytes
-    session_id: str | None
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 class QuickCalls:
@@ -132,6 +143,8 @@ class QuickCalls:
         else:
             seat = self._legacy(headers, pack, principal)
         if seat is None or self._gateway.draining or seat.session.closed:
+            return None
+        if seat.binding is not None and str(request_id) in seat.binding.in_flight:
             return None
         if seat.session_id is not None and seat.session.logs(tool):
             return None  # its server may log, and that belongs on the call's own stream
@@ -177,28 +190,17 @@ class QuickCalls:
                 self._mirrored[name] = known
         return known
 
-    async def answer(self, quick: QuickCall, withdraw: Callable[[], object]) -> QuickAnswer | None:
-        """Make the call; `None`, with nothing done, where it turns out not to be for here.
-
-        `withdraw` is called where the client cancels it: then this is to be cancelled, and `withdrawn` is
-        what to answer.
-        """
+    async def answer(self, quick: QuickCall) -> QuickAnswer:
+        """Make the call and return what to say of it; cancelled because its client did, see `withdrawn`."""
         try:
-            outcome = await self._called(quick, withdraw)
-        except ClientError:
-            return None  # raised before a call begins
+            outcome = await self._gateway.call(quick.seat.session, quick.call)
+            return self._told(quick, outcome)
+        except ClientError as error:  # raised before a call begins: it ended since it was prepared
+            return self._refused(quick, error)
         except Exception:
             # The border of the protocol: what went wrong inside is for the log, not for the caller.
             logger.exception("answering %s failed", _METHOD)
             return self._error(quick, MCPError(INTERNAL_ERROR, "internal error"))
-        return self._told(quick, outcome)
-
-    async def _called(self, quick: QuickCall, withdraw: Callable[[], object]) -> Outcome:
-        seat = quick.seat
-        if seat.binding is None:
-            return await self._gateway.call(seat.session, quick.call)
-        with seat.binding.answering(str(quick.request_id), withdraw):
-            return await self._gateway.call(seat.session, quick.call)
 
     def withdrawn(self, quick: QuickCall) -> QuickAnswer:
         """Return the answer to a call that its client cancelled."""
@@ -212,7 +214,12 @@ class QuickCalls:
         result = tool_result(outcome)
         result = result_envelope(result, version=quick.seat.version, server_info=self._server_info)
         body = dumps({"jsonrpc": "2.0", "id": quick.request_id, "result": result})
-        return QuickAnswer(200, body, quick.seat.session_id)
+        return QuickAnswer(200, body, _headers(quick))
+
+    def _refused(self, quick: QuickCall, error: ClientError) -> QuickAnswer:
+        told = self._error(quick, MCPError(error.status, str(error)))
+        retry = [(name.lower().encode(), value.encode()) for name, value in retry_headers(error).items()]
+        return QuickAnswer(error.status, told.body, [*told.headers, *retry])
 
     def _error(self, quick: QuickCall, error: MCPError) -> QuickAnswer:
         said = error.error
@@ -221,4 +228,9 @@ class QuickCalls:
             told["data"] = said.data
         status = ERROR_CODE_HTTP_STATUS.get(said.code, 200) if is_modern(quick.seat.version) else 200
         body = dumps({"jsonrpc": "2.0", "id": quick.request_id, "error": told})
-        return QuickAnswer(status, body, quick.seat.session_id)
+        return QuickAnswer(status, body, _headers(quick))
+
+
+def _headers(quick: QuickCall) -> Sequence[tuple[bytes, bytes]]:
+    session_id = quick.seat.session_id
+    return () if session_id is None else ((b"mcp-session-id", session_id.encode()),)

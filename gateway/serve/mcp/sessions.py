@@ -172,25 +172,31 @@ class Binding:
         """Whether the SDK has heard of the session so lately that it can do without this request."""
         return now - self.heard < self.fresh_for
 
-    @contextmanager
-    def answering(
-        self, request_id: str | None, withdraw: Callable[[], object] | None = None
-    ) -> Generator[None]:
+    def begin(self, request_id: str, withdraw: Callable[[], object] | None = None) -> None:
         """Hold a request id until it is answered; raises `ClientError` if it is in use.
 
         `withdraw` ends a request of which the SDK knows nothing.
         """
-        if request_id is None:
-            yield
-            return
         if request_id in self.in_flight:
             # The SDK would give one of the two the other's answer.
             raise ClientError(f"request id {request_id[:64]!r} is already waiting for its answer")
         self.in_flight[request_id] = withdraw
+
+    def finish(self, request_id: str) -> None:
+        """Let an id be used again."""
+        del self.in_flight[request_id]
+
+    @contextmanager
+    def answering(self, request_id: str | None) -> Generator[None]:
+        """Hold the id of a request that the SDK answers, if it has one: see `begin`."""
+        if request_id is None:
+            yield
+            return
+        self.begin(request_id)
         try:
             yield
         finally:
-            del self.in_flight[request_id]
+            self.finish(request_id)
 
     def withdraw(self, request_id: str) -> None:
         """End a request that its client cancelled, where it is not the SDK that answers it."""

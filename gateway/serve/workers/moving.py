@@ -111,12 +111,16 @@ class MovableHttpProtocol(BoundedHttpProtocol):
         super().connection_lost(exc)
         self._ended()
 
-    def on_headers_complete(self) -> None:
+    def begin_cycle(self) -> None:
         """Let the application find the request."""
-        super().on_headers_complete()
+        super().begin_cycle()
         scope: Any = self.scope
         scope[_MOVABLE] = Movable(self, self.cycle, fixed=self._fixed)
-        self._fixed = False  # said of the request that came along, not of those after it
+
+    def on_message_complete(self) -> None:
+        """Forget what was said of the request that came along: those after it are no such."""
+        super().on_message_complete()
+        self._fixed = False
 
     def handle_websocket_upgrade(self) -> None:
         """Move before the handshake, if the session is elsewhere; else go on as a WebSocket."""

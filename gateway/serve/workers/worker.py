@@ -13,6 +13,7 @@ from gateway.core.json_types import JsonObject
 from gateway.loop import current_loop
 from gateway.runtime.gateway import Gateway
 from gateway.serve.app import GatewayApp
+from gateway.serve.direct import DirectFront
 from gateway.serve.gate import GateLimits
 from gateway.serve.identity import Identity
 from gateway.serve.server import HttpServer, run_server, server_config
@@ -47,7 +48,7 @@ async def serve_worker(
     routed = Routed(app, gateway, identity, own=own, limits=limits, trains=trains)
     server = HttpServer(server_config(routed, limits.max_body, MovableSocketProtocol))
     async with anyio.create_task_group() as tasks:
-        worker = _Worker(server, routed, tasks)
+        worker = _Worker(server, routed, app.lane, tasks)
         tasks.start_soon(routed.names.sweep)
 
         def ready() -> None:
@@ -64,10 +65,13 @@ async def serve_worker(
 class _Worker:
     """The side of a worker that faces the supervisor."""
 
-    def __init__(self, server: HttpServer, routed: Routed, tasks: TaskGroup) -> None:
+    def __init__(
+        self, server: HttpServer, routed: Routed, front: DirectFront | None, tasks: TaskGroup
+    ) -> None:
         self.channel: Channel | None = None
         self._server = server
         self._routed = routed
+        self._front = front
         self._tasks = tasks
         self._ended = 0
         self._reporting = False
@@ -104,6 +108,7 @@ class _Worker:
             config=self._server.config,
             server_state=self._server.server_state,
             app_state=self._server.lifespan.state,
+            front=self._front,
             begun=begun,
             fixed=fixed,
             pass_on=self._pass_on,
