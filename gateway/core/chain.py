@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 
+from gateway.core.json_encoding import dumps, encode, encode_sorted
 from gateway.core.json_types import JsonObject
-from gateway.core.strict_json import JsonLimits, StrictJsonError, canonical, dumps, loads
+from gateway.core.strict_json import JsonLimits, StrictJsonError, loads
 
 __all__ = ["GENESIS", "BrokenRecord", "Chain", "parse_record"]
 
@@ -50,7 +51,7 @@ class Chain:
         """
         rest: JsonObject = {"seq": self.seq, "ts": round(ts, 6), "boot_id": boot_id, **body}
         digest = _digest(self.prev, rest)
-        line = dumps(rest | {"prev": self.prev, "hash": digest}) + b"\n"
+        line = f'{encode(rest)[:-1]},"prev":"{self.prev}","hash":"{digest}"}}\n'.encode()
         self.seq, self.prev = self.seq + 1, digest
         return line
 
@@ -78,7 +79,7 @@ class Chain:
 
 
 def _digest(prev: str, rest: JsonObject) -> str:
-    return hashlib.sha256(prev.encode() + canonical(rest)).hexdigest()
+    return hashlib.sha256((prev + encode_sorted(rest)).encode()).hexdigest()
 
 
 def parse_record(line: bytes) -> JsonObject:

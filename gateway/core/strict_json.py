@@ -18,8 +18,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NoReturn, TypeAlias, cast
 
+from gateway.core.json_encoding import canonical, dumps, encode
 from gateway.core.json_types import JsonObject, JsonValue
 
 __all__ = [
@@ -86,36 +88,6 @@ def loads(data: bytes | str, limits: JsonLimits = _DEFAULT) -> JsonValue:
         _check_surrogates(value)
     return value
 
-
-def dumps(value: JsonValue) -> bytes:
-    """Return compact UTF-8 JSON, keys in their order: what we forward.
-
-    Raises `ValueError` for what is not JSON (NaN, infinity, a lone surrogate), `TypeError` for other types.
-    """
-    return _encode(value).encode()
-
-
-def canonical(value: JsonValue) -> bytes:
-    """Return compact UTF-8 JSON with sorted keys: equal values give equal bytes. Raises as `dumps` does."""
-    return _encode_sorted(value).encode()
-
-
-def _encoder(*, sort_keys: bool) -> Callable[[JsonValue], str]:
-    """Return an encoder; the C one is made once, where `JSONEncoder.encode` makes one for every value."""
-    encoder = json.JSONEncoder(
-        ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=sort_keys
-    )
-    own: Any = json.encoder
-    make: Callable[..., Callable[[JsonValue, int], Iterable[str]]] | None = own.c_make_encoder
-    if make is None:  # an interpreter without the C module
-        return encoder.encode
-    text: Callable[[str], str] = own.encode_basestring
-    chunks = make(None, encoder.default, text, None, ":", ",", sort_keys, False, False)
-    return lambda value: "".join(chunks(value, 0))
-
-
-_encode = _encoder(sort_keys=False)
-_encode_sorted = _encoder(sort_keys=True)
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _DIGITS = frozenset("0123456789")
@@ -213,6 +185,21 @@ def _object(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
     return result
 
 
+def _short_object(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
+    """Build one object of a short text, or refuse its keys; most have keys that were seen before."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise StrictJsonError("an object has the same key twice")
+    _check_known_keys(tuple(result))
+    return result
+
+
+@lru_cache(maxsize=1024)
+def _check_known_keys(keys: tuple[str, ...]) -> None:
+    """Refuse keys as `_check_keys` does; remembers those of short texts only, so it stays small."""
+    _check_keys(keys)
+
+
 def _check_keys(keys: Collection[str]) -> None:
     """Refuse keys with control characters, and keys that another program may take for the same."""
     joined = "".join(keys)
@@ -267,7 +254,7 @@ def _decoder(
     return decode
 
 
-_decode = _decoder(_object)
+_decode = _decoder(_short_object)
 
 
 def _remembering_decoder() -> Callable[[str], Any]:
@@ -328,4 +315,4 @@ def _containers_in(level: list[Any]) -> list[Any]:
 
 def _check_surrogates(value: JsonValue) -> None:
     """Refuse half a surrogate pair in any key or string: such text has no UTF-8 form."""
-    _utf8(_encode(value))
+    _utf8(encode(value))

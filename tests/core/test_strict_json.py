@@ -178,7 +178,23 @@ def test_canonical_form_does_not_depend_on_order() -> None:
     assert canonical(loads('{"b":[1,{"z":1,"y":2}],"a":0}')) == b'{"a":0,"b":[1,{"y":2,"z":1}]}'
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800"])
+def test_long_texts_are_written_as_short_ones_are() -> None:
+    every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    for text in (every, '\x00\x1f"\\\n\x7f' * 1_000):
+        values: list[Any] = [text, {"b": [{"text": text}], "a": 1}, [[[[[[[text]]]]]]], {text: [text, 1e16]}]
+        for value in values:
+            own = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+            assert dumps(value).decode() == own
+            sorted_ = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+            assert canonical(value).decode() == sorted_
+
+
+def test_half_a_surrogate_pair_in_a_long_text_is_refused() -> None:
+    with pytest.raises(StrictJsonError, match="surrogate"):
+        loads('{"text":"' + "x" * 5_000 + '\\ud800"}')
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", "x" * 5_000 + "\ud800"])
 def test_never_writes_what_it_would_refuse(value: JsonValue) -> None:
     for write in (dumps, canonical):
         with pytest.raises(ValueError, match=r"JSON|surrogate"):
