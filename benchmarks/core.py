@@ -1,7 +1,7 @@
 """CPU per call of the path that all fronts share: `Gateway.call` in process, before the raw echo server.
 
-Sandbox, policy and ledger are on, HTTP is left out. What is printed is CPU time of this process for one call; the
-quietest of many short rounds is what a busy machine disturbs least.
+Sandbox, policy and ledger are on, HTTP is left out. What is printed is CPU time of this process for
+one call; the quietest of many short rounds is what a busy machine disturbs least.
 
     .venv/bin/python -m benchmarks.core [--calls N] [--durability strict] [--profile]
 """

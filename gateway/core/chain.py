@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 
-from gateway.core.json_encoding import dumps, encode, encode_sorted
+from gateway.core.json_encoding import dumps, encode_sorted
 from gateway.core.json_types import JsonObject
+from gateway.core.record_forms import record_forms
 from gateway.core.strict_json import JsonLimits, StrictJsonError, loads
 
 __all__ = ["GENESIS", "BrokenRecord", "Chain", "parse_record"]
@@ -49,9 +50,9 @@ class Chain:
 
         `ts` is in unix seconds. Raises `ValueError` or `TypeError`, without moving, for what is not JSON.
         """
-        rest: JsonObject = {"seq": self.seq, "ts": round(ts, 6), "boot_id": boot_id, **body}
-        digest = _digest(self.prev, rest)
-        line = f'{encode(rest)[:-1]},"prev":"{self.prev}","hash":"{digest}"}}\n'.encode()
+        own, ordered = record_forms(self.seq, round(ts, 6), boot_id, body)
+        digest = _digest(self.prev, ordered)
+        line = f'{own[:-1]},"prev":"{self.prev}","hash":"{digest}"}}\n'.encode()
         self.seq, self.prev = self.seq + 1, digest
         return line
 
@@ -59,7 +60,10 @@ class Chain:
         """Return the record of `line` if it is the chain's next, and move on; raises `BrokenRecord`."""
         record = parse_record(line)
         rest = {name: value for name, value in record.items() if name not in _HASHES}
-        if record["hash"] != _digest(str(record["prev"]), rest) or dumps(record) + b"\n" != line:
+        if (
+            record["hash"] != _digest(str(record["prev"]), encode_sorted(rest))
+            or dumps(record) + b"\n" != line
+        ):
             raise BrokenRecord("changed", "the record was changed: its hash does not match")
         if record["seq"] != self.seq:
             raise BrokenRecord("order", f"record {record['seq']} stands where record {self.seq} belongs")
@@ -78,8 +82,8 @@ class Chain:
             self.seq, self.prev = int(str(record["seq"])) + 1, str(record["hash"])
 
 
-def _digest(prev: str, rest: JsonObject) -> str:
-    return hashlib.sha256((prev + encode_sorted(rest)).encode()).hexdigest()
+def _digest(prev: str, ordered: str) -> str:
+    return hashlib.sha256(f"{prev}{ordered}".encode()).hexdigest()
 
 
 def parse_record(line: bytes) -> JsonObject:

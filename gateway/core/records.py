@@ -25,6 +25,7 @@ from gateway.core.calls import Answered, Denied, Failed, Outcome, ToolCall
 from gateway.core.decisions import Decision, Effect
 from gateway.core.egress import Verdict
 from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.record_forms import CALL_FIELDS
 from gateway.core.strict_json import canonical
 
 __all__ = [
@@ -131,7 +132,7 @@ def approval_record(*, call: ToolCall, verdict: Decision, ids: CallIds, tool: To
 
 def unknown_outcome(decision: JsonObject) -> JsonObject:
     """Return the outcome that closes a decision record found without one: it may or may not have run."""
-    closed: JsonObject = {name: decision.get(name) for name in _BODY_FIELDS}
+    closed: JsonObject = {name: decision.get(name) for name in CALL_FIELDS}
     closed["event"] = Event.OUTCOME.value
     closed["arguments"] = closed["decision"] = None
     closed["outcome"] = {"kind": "unknown", "ms": None, "bytes": None, "hmac": None}
@@ -140,7 +141,7 @@ def unknown_outcome(decision: JsonObject) -> JsonObject:
 
 def change_record(*, ids: CallIds, change: JsonObject) -> JsonObject:
     """Return the body of the record of what a task's event changed before a step: no agent's doing."""
-    body: JsonObject = dict.fromkeys(_BODY_FIELDS)
+    body: JsonObject = dict.fromkeys(CALL_FIELDS)
     body |= {"event": Event.CHANGE.value, "session": ids.session, "episode": ids.episode, "step": ids.step}
     return {**body, "principal": ids.principal, "pack": ids.pack, "change": change}
 
@@ -163,7 +164,7 @@ def egress_closed_record(*, ids: CallIds, server: str, verdict: Verdict, outcome
 
 
 def _egress(ids: CallIds, server: str, verdict: Verdict, what: str, told: JsonObject) -> JsonObject:
-    body: JsonObject = dict.fromkeys(_BODY_FIELDS)
+    body: JsonObject = dict.fromkeys(CALL_FIELDS)
     there = verdict.destination
     own: JsonObject = {
         what: told,
@@ -190,16 +191,10 @@ def recovered_record(void_after: dict[str, int]) -> JsonObject:
     `void_after` maps each file that failed to its length in bytes as far as it counts: what may stand
     behind that was never acknowledged and is not part of the chain.
     """
-    body: JsonObject = dict.fromkeys(_BODY_FIELDS)
+    body: JsonObject = dict.fromkeys(CALL_FIELDS)
     body["event"] = Event.RECOVERED.value
     body["void_after"] = dict[str, JsonValue](void_after)
     return body
-
-
-_BODY_FIELDS = (
-    *("event", "call_id", "session", "episode", "step", "front", "principal", "pack", "server", "tool"),
-    *("definition_sha256", "arguments", "decision", "outcome", "sandbox"),
-)
 
 
 def _body(

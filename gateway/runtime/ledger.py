@@ -2,7 +2,8 @@
 
 One thread does the writing, where records wait for the disk. Whatever arrives while it is at it, or
 in the same turn of the loop, is the next group: so a caller alone is committed at once, and many
-share one sync.
+share one sync. Where the system's word is enough, the loop writes itself, as a thread would cost more
+than the write: many calls in flight by groups, a lone one where it stands.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 GROUP_RECORDS = 64
 """Most records of one group."""
+_LONE = 1
+"""Calls in flight up to which a record is not kept for others to join it."""
 DISK_SECONDS = 10.0
 """A disk that does not answer for so long is given up until the gateway is restarted."""
 
@@ -118,7 +121,12 @@ class FileLedger:
         if self._refusal is not None:
             written.break_with(LedgerError(self._refusal))
             return written
-        self._gathering.append(_Entry(body, self._clock.now(), written))
+        entry = _Entry(body, self._clock.now(), written)
+        if not self._synced and not self._busy and self._files.open_calls <= _LONE:
+            self._began = self._clock.monotonic()
+            self._tell((entry,), self._commit((entry,)))
+            return written
+        self._gathering.append(entry)
         if not self._busy:
             self._busy = True
             self._loop.call_soon(self._hand_over)
@@ -138,7 +146,6 @@ class FileLedger:
         group, self._gathering = self._gathering[:GROUP_RECORDS], self._gathering[GROUP_RECORDS:]
         self._committing, self._began = group, self._clock.monotonic()
         if not self._synced:
-            # What the system takes over, it takes at once: a thread would cost more than the write.
             self._settle(self._commit(group))
             return
         self._patience = self._loop.call_later(DISK_SECONDS, self._give_up)
@@ -156,15 +163,18 @@ class FileLedger:
         self._settle(told)
 
     def _settle(self, told: _Told) -> None:
-        if isinstance(told, LedgerError):
-            self.commits.failed += 1
-        else:
-            self.commits.done(told, self._clock.monotonic() - self._began)
-        _tell(self._committing, told)
+        self._tell(self._committing, told)
         if self._gathering:
             self._hand_over()
         else:
             self._rest()
+
+    def _tell(self, group: Sequence[_Entry], told: _Told) -> None:
+        if isinstance(told, LedgerError):
+            self.commits.failed += 1
+        else:
+            self.commits.done(told, self._clock.monotonic() - self._began)
+        _tell(group, told)
 
     def _give_up(self) -> None:
         """Stop waiting for a disk that does not answer. Its thread is left to itself."""

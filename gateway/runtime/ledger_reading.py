@@ -14,9 +14,10 @@ import hmac
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from gateway.core.chain import GENESIS, BrokenRecord, Chain, parse_record
+from gateway.core.json_encoding import quote
 from gateway.core.json_types import JsonObject
 from gateway.core.records import Event, hmac_sha256
 from gateway.core.strict_json import StrictJsonError, canonical, loads
@@ -64,8 +65,7 @@ class CheckpointError(ValueError):
     """The checkpoint is missing, damaged or not made with the ledger's key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """Where the chain stood after the last acknowledged record.
 
     `seq` and `hash` are that record's (0 and `GENESIS` before the first); `file` and `size` say where its
@@ -81,19 +81,15 @@ class Checkpoint:
 
     def encode(self, key: bytes) -> bytes:
         """Return the checkpoint as it stands on disk, `CHECKPOINT_BYTES` long."""
-        text = canonical(self._fields())
-        signed = b'%s,"hmac":"%s"}' % (text[:-1], hmac_sha256(key, text).encode())
-        return signed.ljust(CHECKPOINT_BYTES - 1) + b"\n"
-
-    def _fields(self) -> JsonObject:
-        return {
-            "seq": self.seq,
-            "hash": self.hash,
-            "file": self.file,
-            "size": self.size,
-            "open_from": self.open_from,
-            "clean": self.clean,
-        }
+        # The canonical JSON of the fields, written out: this is made for every commit.
+        clean = "true" if self.clean else "false"
+        open_from = "null" if self.open_from is None else self.open_from
+        text = (
+            f'{{"clean":{clean},"file":{quote(self.file)},"hash":{quote(self.hash)},'
+            f'"open_from":{open_from},"seq":{self.seq},"size":{self.size}'
+        )
+        signed = f'{text},"hmac":"{hmac_sha256(key, text.encode() + b"}")}"}}'
+        return signed.encode().ljust(CHECKPOINT_BYTES - 1) + b"\n"
 
 
 def read_checkpoint(audit: Path, key: bytes | None) -> Checkpoint:

@@ -134,6 +134,11 @@ class LedgerFiles:
 
     # --- writing ---
 
+    @property
+    def open_calls(self) -> int:
+        """How many calls have a decision and no outcome yet."""
+        return len(self._open_calls)
+
     def commit(self, batch: Sequence[Pending]) -> list[LedgerError | None]:
         """Make the records of `batch` durable, in order; return for each what was wrong with it alone.
 

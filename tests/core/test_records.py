@@ -15,6 +15,7 @@ from gateway.core.calls import Answered, Denied, Failed, FailureKind, Front, Out
 from gateway.core.chain import GENESIS, Chain
 from gateway.core.decisions import Effect
 from gateway.core.json_types import JsonObject, JsonValue
+from gateway.core.record_forms import CALL_FIELDS, DECISION_FIELDS, record_forms
 from gateway.core.records import (
     CallIds,
     ToolIds,
@@ -52,6 +53,49 @@ def decision(plain: bool = False) -> JsonObject:
 
 def outcome(of: Outcome) -> Any:
     return outcome_record(call=CALL, outcome=of, ids=IDS, tool=TOOL, ms=12.34567, key=KEY)["outcome"]
+
+
+odd_texts = st.none() | st.text() | st.sampled_from(["%s", "%", "100%d", '"', "é\n"])
+small_values: st.SearchStrategy[Any] = st.recursive(
+    odd_texts | st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(
+    st.fixed_dictionaries(dict.fromkeys(DECISION_FIELDS, odd_texts) | {"line": st.none() | st.integers()}),
+    st.fixed_dictionaries(
+        dict.fromkeys(CALL_FIELDS, odd_texts)
+        | dict.fromkeys(("arguments", "decision", "outcome"), small_values)
+        | {"step": st.none() | st.integers() | st.booleans()}
+    ),
+    st.booleans(),
+    small_values,
+)
+def test_both_forms_of_a_record_are_plain_json_of_its_fields(
+    decision: JsonObject, body: JsonObject, decided_: bool, other: JsonValue
+) -> None:
+    if decided_:
+        body["decision"] = decision
+    for record in (body, {"event": "egress", "egress": other}):
+        whole: JsonObject = {"seq": 7, "ts": 1.5, "boot_id": "b", **record}
+        own, ordered = record_forms(7, 1.5, "b", record)
+        assert own == json.dumps(whole, ensure_ascii=False, separators=(",", ":"))
+        assert ordered == json.dumps(whole, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def test_a_number_is_never_written_as_another_that_is_equal_to_it() -> None:
+    body, _ = record_pair("c")
+    for session in (1, 1.0, True):
+        own, _ = record_forms(1, 1.0, "b", body | {"session": session})
+        assert type(json.loads(own)["session"]) is type(session)
+
+
+def test_the_records_of_calls_are_of_the_one_shape() -> None:
+    body, ended = record_pair("c")
+    assert tuple(body) == tuple(ended) == CALL_FIELDS
+    assert tuple(decided("c", Effect.DENY).wire()) == DECISION_FIELDS
 
 
 def test_every_record_has_exactly_the_fields_of_the_contract_in_its_order() -> None:

@@ -57,6 +57,34 @@ async def test_without_syncs_a_record_is_in_the_file_all_the_same(
     assert verify(tmp_path).ok
 
 
+async def test_without_syncs_a_lone_call_is_written_where_it_stands_and_many_share_a_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    real = os.pwrite
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        writes.append(len(data))
+        return real(fd, data, offset)
+
+    async with open_ledger(tmp_path, CLOCK, synced=False) as ledger:
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        decision, outcome = record_pair("alone")
+        assert ledger.begin(decision).done
+        assert ledger.begin(outcome).done
+        assert len(writes) == 2
+        await ledger.append(record_pair("first")[0])
+        await ledger.append(record_pair("second")[0])
+        writes.clear()
+        waiting = [ledger.begin(record_pair(f"c-{number}")[0]) for number in range(5)]
+        assert not any(promise.done for promise in waiting)
+        for promise in waiting:
+            await promise
+        assert len(writes) == 1
+    assert len(records_of(tmp_path)) == 9
+    assert verify(tmp_path).ok
+
+
 async def test_files_and_folders_are_the_owners_alone(tmp_path: Path) -> None:
     state = tmp_path / "new" / "state"
     await write_ledger(state, "c-1")
