@@ -242,7 +242,10 @@ class Lease:
         upstream = Upstream(name, sandbox, plan.settings, client, self._heard, lambda: self.standing)
         try:
             await upstream.start(self._tasks)
-            self._on_listing(name, await self._tools(upstream))
+            tools = await self._tools(upstream)
+            if isinstance(sandbox, RemoteServer):
+                sandbox.listed(tools)
+            self._on_listing(name, tools)
             if self._level is not None:
                 await upstream.set_level(self._level)
         except BaseException:

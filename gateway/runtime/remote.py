@@ -7,9 +7,8 @@ What is sent as credentials is the operator's own, never anything of a caller.
 
 from __future__ import annotations
 
-import base64
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -22,6 +21,7 @@ from gateway.core.strict_json import dumps, loads
 from gateway.runtime.event_stream import EventStream
 from gateway.runtime.opening import LEGACY_VERSION, MODERN_VERSION
 from gateway.runtime.remote_auth import Credentials, TokenFailure
+from gateway.runtime.remote_headers import Marks, argument_headers, header_value, marked_arguments
 from gateway.runtime.remote_network import Connect, Network
 from gateway.sandbox.contract import Exit, SandboxStats
 
@@ -68,6 +68,7 @@ class RemoteServer:
         self._group: TaskGroup | None = None
         self._version = LEGACY_VERSION
         self._session: str | None = None
+        self._marks: dict[str, Marks] = {}
         self._exit: Exit | None = None
         self._ended = anyio.Event()
         self._left = b""
@@ -90,6 +91,10 @@ class RemoteServer:
                 await self._pool.aclose()
             self._over("it was stopped")
             self._out.close()
+
+    def listed(self, tools: Iterable[JsonObject]) -> None:
+        """Take note of the server's tools: of which arguments its requests repeat in headers."""
+        self._marks = {str(tool.get("name")): marked_arguments(tool.get("inputSchema")) for tool in tools}
 
     # -- as a sandbox
 
@@ -255,7 +260,9 @@ class RemoteServer:
             headers["mcp-method"] = method
             name = params.get(_NAMED.get(method, "")) if isinstance(params, dict) else None
             if isinstance(name, str):
-                headers["mcp-name"] = _header(name)
+                headers["mcp-name"] = header_value(name)
+                if method == "tools/call" and name in self._marks and isinstance(params, dict):
+                    headers |= argument_headers(self._marks[name], params.get("arguments"))
         elif self._session is not None:
             headers["mcp-session-id"] = self._session
         return list(headers.items())
@@ -318,9 +325,3 @@ def _result(answer: bytes) -> JsonObject:
         return {}
     result = message.get("result") if isinstance(message, dict) else None
     return result if isinstance(result, dict) else {}
-
-
-def _header(value: str) -> str:
-    """Return a name as a header holds it: as it is, or in the specification's encoding."""
-    plain = value.isascii() and value.isprintable() and value == value.strip() and not value.startswith("=?")
-    return value if plain else f"=?base64?{base64.b64encode(value.encode()).decode()}?="

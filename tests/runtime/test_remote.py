@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +14,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from gateway.core.calls import LOCAL, Answered, Failed, FailureKind, Front, Method, Outcome, ToolCall
-from gateway.core.policy import compile_policy, load_policy
 from gateway.errors import UsageError
 from gateway.runtime.audit import query
-from gateway.runtime.clock import SystemClock
-from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
-from gateway.runtime.ledger import open_ledger
-from gateway.runtime.packs import load_pack
+from gateway.runtime.gateway import Gateway, GatewaySettings
 from gateway.runtime.peer import ClientFacts, Era
 from gateway.runtime.sessions import Session, new_call_id
-from tests.support.gateways import installer
 from tests.support.processes import run_sandgate
-from tests.support.remote_servers import LOOPBACK, everything_app, remote_pack, served_at
-from tests.support.sandboxes import bubblewrap
+from tests.support.remote_servers import LOOPBACK, everything_app, remote_gateway, remote_pack, served_at
 
 ERAS: list[Era] = ["legacy", "modern"]
-
-
-@asynccontextmanager
-async def serving(
-    tmp_path: Path, pack: Path, settings: GatewaySettings = LOOPBACK
-) -> AsyncGenerator[Gateway]:
-    loaded, clock = load_pack(str(pack)), SystemClock()
-    assert loaded.policy_file is not None
-    policy = compile_policy(load_policy(loaded.policy_file.read_text(), "policy.yaml"))
-    async with (
-        open_ledger(tmp_path / "state", clock) as ledger,
-        bubblewrap(tmp_path) as driver,
-        open_gateway(
-            [(loaded, policy)],
-            driver=driver,
-            ledger=ledger,
-            installer=installer(),
-            clock=clock,
-            settings=settings,
-        ) as gateway,
-    ):
-        yield gateway
 
 
 async def call(gateway: Gateway, session: Session, tool: str, **arguments: Any) -> Outcome:
@@ -67,7 +37,7 @@ def text(outcome: Outcome) -> str:
 async def test_a_server_at_a_url_serves_both_eras_and_every_connection_is_recorded(tmp_path: Path) -> None:
     async with served_at(everything_app()) as remote:
         pack = remote_pack(tmp_path / "pack", {"url": f"{remote.url}/mcp"})
-        async with serving(tmp_path, pack) as gateway:
+        async with remote_gateway(tmp_path, pack) as gateway:
             for era in ERAS:
                 session = await gateway.open_session("remote", LOCAL, client=ClientFacts(era))
                 assert "simple text" in text(await call(gateway, session, "test_simple_text"))
@@ -95,7 +65,7 @@ async def test_the_operators_secret_goes_in_a_header_and_is_masked_everywhere_el
         }
         pack = remote_pack(tmp_path / "pack", server)
         settings = GatewaySettings(egress=LOOPBACK.egress, secrets={"KEY": "s3cr3t-value"})
-        async with serving(tmp_path, pack, settings) as gateway:
+        async with remote_gateway(tmp_path, pack, settings) as gateway:
             session = await gateway.open_session("remote", LOCAL)
             await call(gateway, session, "test_simple_text")
     assert {headers.get("authorization") for _, headers in remote.asked} == {"Bearer s3cr3t-value"}
@@ -131,7 +101,7 @@ async def test_client_credentials_bring_tokens_that_are_renewed_when_refused(tmp
         server = {"url": f"{remote.url}/mcp", "secrets": ["SECRET"], "oauth": oauth}
         pack = remote_pack(tmp_path / "pack", server)
         settings = GatewaySettings(egress=LOOPBACK.egress, secrets={"SECRET": "hush"})
-        async with serving(tmp_path, pack, settings) as gateway:
+        async with remote_gateway(tmp_path, pack, settings) as gateway:
             session = await gateway.open_session("remote", LOCAL)
             assert "simple text" in text(await call(gateway, session, "test_simple_text"))
             good[:] = ["revoked"]
@@ -145,7 +115,7 @@ async def test_an_address_that_the_operator_did_not_list_is_not_reached(tmp_path
     async with served_at(everything_app()) as remote:
         pack = remote_pack(tmp_path / "pack", {"url": f"{remote.url}/mcp"})
         with pytest.raises(UsageError, match="cannot be served"):
-            async with serving(tmp_path, pack, GatewaySettings()):
+            async with remote_gateway(tmp_path, pack, GatewaySettings()):
                 pass
     assert remote.asked == []
 
@@ -161,7 +131,7 @@ async def test_a_server_that_goes_away_fails_the_call_and_is_found_again(tmp_pat
 
     async with served_at(flaky) as remote:
         pack = remote_pack(tmp_path / "pack", {"url": f"{remote.url}/mcp"})
-        async with serving(tmp_path, pack) as gateway:
+        async with remote_gateway(tmp_path, pack) as gateway:
             session = await gateway.open_session("remote", LOCAL)
             await call(gateway, session, "test_simple_text")
             gone.append(True)
@@ -175,13 +145,13 @@ async def test_a_server_that_goes_away_fails_the_call_and_is_found_again(tmp_pat
 async def test_a_changed_definition_is_denied_until_it_is_locked_again(tmp_path: Path) -> None:
     async with served_at(everything_app()) as remote:
         pack = remote_pack(tmp_path / "pack", {"url": f"{remote.url}/mcp"})
-        async with serving(tmp_path, pack):
+        async with remote_gateway(tmp_path, pack):
             pass
         lock = pack / "tools.lock.json"
         text = lock.read_text()
         start = text.index('"test_simple_text": "') + len('"test_simple_text": "')
         lock.write_text(text[:start] + "0" * 64 + text[start + 64 :])
-        async with serving(tmp_path, pack) as gateway:
+        async with remote_gateway(tmp_path, pack) as gateway:
             session = await gateway.open_session("remote", LOCAL)
             outcome = await call(gateway, session, "test_simple_text")
     assert outcome.decision.code.value == "definition_changed"
@@ -245,7 +215,7 @@ async def test_whatever_a_remote_server_answers_is_one_typed_failure(
     async with served_at(hostile) as remote:
         pack = remote_pack(tmp_path / "pack", {"url": f"{remote.url}/mcp", "call_timeout": "2s"})
         settings = GatewaySettings(egress=LOOPBACK.egress, max_result=2_000_000)
-        async with serving(tmp_path, pack, settings) as gateway:
+        async with remote_gateway(tmp_path, pack, settings) as gateway:
             session = await gateway.open_session("remote", LOCAL)
             outcome = await call(gateway, session, "test_simple_text")
             assert isinstance(outcome, Failed), how

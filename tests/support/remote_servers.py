@@ -17,11 +17,16 @@ import uvicorn
 import yaml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.runtime.gateway import GatewaySettings
+from gateway.core.policy import compile_policy, load_policy
+from gateway.runtime.clock import SystemClock
+from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
+from gateway.runtime.ledger import open_ledger
+from gateway.runtime.packs import load_pack
 from gateway.sandbox.egress import EgressSettings
-from tests.support.gateways import PACKS
+from tests.support.gateways import PACKS, installer
+from tests.support.sandboxes import bubblewrap
 
-__all__ = ["LOOPBACK", "Remote", "everything_app", "remote_pack", "served_at"]
+__all__ = ["LOOPBACK", "Remote", "everything_app", "remote_gateway", "remote_pack", "served_at"]
 
 LOOPBACK = GatewaySettings(egress=EgressSettings(networks=(ip_network("127.0.0.0/8"),)))
 """An operator who lets servers reach this machine."""
@@ -98,3 +103,26 @@ def remote_pack(folder: Path, server: dict[str, Any], **more: Any) -> Path:
     policy = {"version": 1, "rules": rules, "grants": grants}
     (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
     return folder
+
+
+@asynccontextmanager
+async def remote_gateway(
+    tmp_path: Path, pack: Path, settings: GatewaySettings = LOOPBACK
+) -> AsyncGenerator[Gateway]:
+    """Open a gateway on a pack of `remote_pack`."""
+    loaded, clock = load_pack(str(pack)), SystemClock()
+    assert loaded.policy_file is not None
+    policy = compile_policy(load_policy(loaded.policy_file.read_text(), "policy.yaml"))
+    async with (
+        open_ledger(tmp_path / "state", clock) as ledger,
+        bubblewrap(tmp_path) as driver,
+        open_gateway(
+            [(loaded, policy)],
+            driver=driver,
+            ledger=ledger,
+            installer=installer(),
+            clock=clock,
+            settings=settings,
+        ) as gateway,
+    ):
+        yield gateway
