@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from gateway.core.documents import Document, read_document
 from gateway.core.fields import FrozenModel, Many, PackPath, Seconds, Size, Word, only_key
 from gateway.core.policy.egress import parse_host_rule
+from gateway.core.seeding import SEED_MARK
 from gateway.errors import ConfigError, Problem
 
 __all__ = [
@@ -119,6 +120,7 @@ class ServerSpec(FrozenModel):
     Exactly one of `command`, `pypi`, `npm`, `image` and `url` says what it is. `startup_timeout`
     and `call_timeout` are seconds (`None`: the gateway's own). `secrets` are names; their values
     are never in a manifest. `requirements` is `None` where the server takes the default environment.
+    `seeded`: it is told the episode's seed when it starts, so one that was started ahead is of that seed.
     `headers` (with `${SECRET}` in them) and `oauth` are how the operator is known to a server at a URL.
     """
 
@@ -137,6 +139,7 @@ class ServerSpec(FrozenModel):
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$")] | None = None
     kinds: Mapping[Kind, Many[_Argument]] = Field(default_factory=dict[Kind, tuple[str, ...]])
     fork_server: bool = False
+    seeded: bool = True
     training: StandIn | None = None
     headers: Mapping[_HeaderName, _HeaderValue] = Field(default_factory=dict[str, str])
     oauth: OAuthClient | None = None
@@ -152,6 +155,8 @@ class ServerSpec(FrozenModel):
             raise ValueError(
                 "'fork_server' is for Python servers: pypi packages and commands that start with 'python'"
             )
+        if not self.seeded and any(SEED_MARK in word for word in self._written()):
+            raise ValueError(f"{SEED_MARK} is for servers that are told the seed: leave 'seeded: false' out")
         if both := sorted(set(self.secrets) & set(self.env)):
             raise ValueError(f"{both[0]} is in 'env' and in 'secrets': secrets have no value here")
         if self.training and (both := sorted(set(self.secrets) & set(self.training.env))):
@@ -159,6 +164,13 @@ class ServerSpec(FrozenModel):
         _one_kind_each(self.kinds)
         _of_urls(self)
         return self
+
+    def _written(self) -> Iterator[str]:
+        """Yield what stands in the manifest of how the server is started, in training too."""
+        for part in (self, self.training):
+            if part is not None:
+                yield from (*(part.command or ()), *part.env.values())
+        yield from self.args
 
     def in_training(self) -> ServerSpec:
         """Return the server as it runs in training mode."""
@@ -174,7 +186,13 @@ class ServerSpec(FrozenModel):
             call_timeout=self.call_timeout,
             prefix=self.prefix,
             kinds=self.kinds,
+            seeded=self.seeded,
         )
+
+    @property
+    def takes_seed(self) -> bool:
+        """Whether it is told an episode's seed: it wants it, and it is started here."""
+        return self.seeded and self.url is None
 
     @property
     def stands_in(self) -> bool:

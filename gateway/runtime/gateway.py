@@ -16,6 +16,7 @@ from gateway.core.calls import Outcome, Principal, ToolCall
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.policy import CompiledPolicy
 from gateway.core.policy.limits import Counters
+from gateway.core.seeding import episode_environment
 from gateway.core.session import Mode, SessionFacts, SessionMachine
 from gateway.errors import ClientError, ShuttingDown, UnknownSession
 from gateway.runtime.announcements import Announcements
@@ -127,7 +128,12 @@ class Gateway:
         self.places = places
         self._sessions = SessionTable(places.sessions, settings.max_sessions_per_principal)
         self._pool = LeasePool(
-            packs.values(), driver=driver, egress=egress, tasks=tasks, settings=settings.pool
+            packs.values(),
+            driver=driver,
+            egress=egress,
+            tasks=tasks,
+            settings=settings.pool,
+            env=episode_environment(0) if settings.mode == "training" else None,
         )
         self.readings = Readings(self._sessions, self._pool, ledger, egress)
         self._counters = Counters()

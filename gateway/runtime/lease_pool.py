@@ -3,8 +3,9 @@
 A lease is handed out once, to one session, and never comes back; what is taken is made anew in the
 background. One shelf for each (pack, seed, environment, client); its depth grows with demand and
 shrinks when nobody comes. A server is told its client's capabilities when it is initialised, so a
-lease is handed only to a client that declares exactly those it was started with. The pool is only
-ever faster than a cold start: whoever finds nothing starts cold.
+lease is handed only to a client that declares exactly those it was started with. Likewise of an
+episode's seed, unless its servers want none. The pool is only ever faster than a cold start: whoever
+finds nothing starts cold.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class LeasePool:
         egress: EgressDesk,
         tasks: TaskGroup,
         settings: PoolSettings,
+        env: Mapping[str, str] | None = None,
     ) -> None:
+        """The minimum is kept of servers with `env` in their environment, as most sessions have it."""
         self._driver = driver
         self._egress = egress
         self._tasks = tasks
@@ -61,7 +64,7 @@ class LeasePool:
         self._closed = False
         if settings.maximum:
             for served in packs:
-                self._shelf(served, None, {}, NOBODY, min(settings.minimum, settings.maximum))
+                self._shelf(served, None, env or {}, NOBODY, min(settings.minimum, settings.maximum))
 
     @property
     def ready(self) -> int:
@@ -145,6 +148,7 @@ class LeasePool:
     def _shelf(
         self, served: ServedPack, seed: Path | None, env: Mapping[str, str], client: ClientFacts, floor: int
     ) -> Shelf:
+        env = served.told_of(env)
         key = (served.name, seed, frozenset(env.items()), client.era, canonical(client.capabilities))
         if key not in self._shelves:
             now = anyio.current_time()

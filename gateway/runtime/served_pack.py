@@ -111,17 +111,26 @@ class ServedPack:
         modern = client.era == "modern" and any("modern" not in p.eras.refused for p in self.plans.values())
         return client if modern else ClientFacts("legacy", client.capabilities)
 
+    def told_of(self, env: Mapping[str, str]) -> Mapping[str, str]:
+        """Return an episode's environment as these servers can know it, as `seen_by` does a client."""
+        servers = self.pack.manifest.servers
+        return env if any(servers[name].takes_seed for name in self.plans) else _unseeded(env)
+
     def workspace_spec(self, seed: Path | None = None, snapshot: Snapshot | None = None) -> WorkspaceSpec:
         """Return what a session's workspace starts as: `snapshot`, else `seed`, else the pack's own."""
         needs = self.pack.manifest.sandbox
         return WorkspaceSpec(self.workspace_path, seed or self.seed, snapshot, needs.disk)
 
     def plans_with(self, env: Mapping[str, str]) -> Mapping[str, ServerPlan]:
-        """Return the servers' plans with `env` added to their environments.
+        """Return the servers' plans with `env` added to their environments; the seed only where it is wanted.
 
         `${seed}` in what the manifest writes of a server is the seed that `env` names, else 0.
         """
-        return _fitted(self.plans, env)
+        servers = self.pack.manifest.servers
+        return {
+            name: _fitted(plan, env if servers[name].takes_seed else _unseeded(env))
+            for name, plan in self.plans.items()
+        }
 
 
 async def serve_packs(
@@ -220,15 +229,15 @@ async def plan_servers(
     return plans, packages
 
 
-def _fitted(plans: Mapping[str, ServerPlan], env: Mapping[str, str]) -> dict[str, ServerPlan]:
-    seed = env.get(SEED_VARIABLE, "0")
+def _fitted(plan: ServerPlan, env: Mapping[str, str]) -> ServerPlan:
+    seed, spec = env.get(SEED_VARIABLE, "0"), plan.spec
+    own = {name: value.replace(SEED_MARK, seed) for name, value in spec.env.items()}
+    argv = tuple(word.replace(SEED_MARK, seed) for word in spec.argv)
+    return replace(plan, spec=replace(spec, argv=argv, env={**own, **env}))
 
-    def spec(of: SandboxSpec) -> SandboxSpec:
-        own = {name: value.replace(SEED_MARK, seed) for name, value in of.env.items()}
-        argv = tuple(word.replace(SEED_MARK, seed) for word in of.argv)
-        return replace(of, argv=argv, env={**own, **env})
 
-    return {name: replace(plan, spec=spec(plan.spec)) for name, plan in plans.items()}
+def _unseeded(env: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: value for name, value in env.items() if name != SEED_VARIABLE}
 
 
 def _share(pack: Pack, name: str, server: ServerSpec, policy: CompiledPolicy | None) -> Granted:
@@ -292,7 +301,7 @@ async def list_servers(
     workspace = await driver.open_workspace(WorkspaceSpec(path=path, seed=seed, disk=needs.disk))
     async with anyio.create_task_group() as tasks:
         lease = Lease(
-            _fitted(plans, {}),
+            {name: _fitted(plan, {}) for name, plan in plans.items()},
             driver=driver,
             workspace=workspace,
             tasks=tasks,

@@ -151,6 +151,13 @@ def test_everything_but_name_and_servers_has_a_default():
             "6:1: env: 'reward_range' is [lowest, highest]",
         ),
         ("servers: {a: {pypi: a==1, fork_server: yes}}\n", "5:40: 'yes' is ambiguous"),
+        *(
+            (
+                f"servers: {{a: {{pypi: a==1, seeded: false, {says}}}}}\n",
+                "5:11: servers.a: ${seed} is for servers",
+            )
+            for says in ('args: ["${seed}"]', 'env: {A: "x${seed}"}', 'training: {env: {A: "${seed}"}}')
+        ),
         ("servers: {a: {pypi: a==1}, a: {pypi: a==1}}\n", "5:28: duplicate key 'a'"),
     ],
 )

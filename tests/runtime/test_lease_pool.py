@@ -13,6 +13,7 @@ import pytest
 
 from gateway.core.calls import LOCAL, Answered, Denied, Failed, Front, ToolCall
 from gateway.core.decisions import DecisionCode
+from gateway.core.seeding import EPOCH, episode_environment
 from gateway.runtime.gateway import Gateway, GatewaySettings
 from gateway.runtime.pool_shelf import PoolSettings
 from gateway.runtime.sessions import Session, new_call_id
@@ -233,6 +234,31 @@ async def test_another_seed_or_environment_is_kept_warm_once_it_repeats(tmp_path
         crashed = await call(gateway, session, "crash")
         assert isinstance(crashed, Failed)
         assert session.failed is not None  # as it was asked for: no restart
+
+
+async def test_what_is_kept_warm_fits_every_seed_where_the_servers_want_none(tmp_path: Path) -> None:
+    manifest = discreet_pack(tmp_path).parents[1] / "toolpack.yaml"
+    manifest.write_text(manifest.read_text().replace("    kinds:", "    seeded: false\n    kinds:"))
+    settings = GatewaySettings(mode="training", pool=PoolSettings(minimum=1, maximum=2))
+    async with served(tmp_path, settings=settings) as gateway:
+        for seed in (7, 8, 9):
+            await becomes(lambda: warm(gateway) > 0)
+            session = await gateway.open_session("echo", LOCAL, env=episode_environment(seed))
+            assert is_warm(session)
+            assert said(await call(gateway, session, "env", name="SANDGATE_SEED")) == ""
+            assert said(await call(gateway, session, "env", name="SANDGATE_EPOCH")) == str(EPOCH)
+            await gateway.close_session(session)
+
+
+async def test_in_training_the_minimum_is_kept_for_episodes(tmp_path: Path) -> None:
+    discreet_pack(tmp_path)
+    settings = GatewaySettings(mode="training", pool=PoolSettings(minimum=1, maximum=2))
+    async with served(tmp_path, settings=settings) as gateway:
+        await becomes(lambda: warm(gateway) > 0)
+        assert not is_warm(await gateway.open_session("echo", LOCAL, env=episode_environment(7)))
+        session = await gateway.open_session("echo", LOCAL, env=episode_environment(0))
+        assert is_warm(session)
+        assert said(await call(gateway, session, "env", name="SANDGATE_SEED")) == "0"
 
 
 async def test_a_server_that_no_longer_starts_costs_the_pool_a_warning_and_nothing_else(
