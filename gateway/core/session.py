@@ -19,7 +19,7 @@ each judgement (`Look`, `Looked`); other calls do without.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from enum import IntEnum, auto
 from typing import Literal, TypeAlias, TypedDict
 
@@ -172,15 +172,24 @@ class SessionFacts:
 
 @dataclass(slots=True)
 class SessionMachine:
-    """Judges the calls of one session and says what to do next. `now` is in monotonic seconds."""
+    """Judges the calls of one session and says what to do next. `now` is in monotonic seconds.
+
+    `past` is where its policy state starts from, another session's that it goes on from.
+    """
 
     facts: SessionFacts
+    past: InitVar[PolicyState | None] = None
     state: PolicyState = field(init=False)
     _drifted: frozenset[str] = frozenset()
     _running: dict[str, _Running] = field(default_factory=dict[str, _Running])
 
-    def __post_init__(self) -> None:
-        self.state = PolicyState(self.facts.counters, Seen(self.facts.prompt))
+    def __post_init__(self, past: PolicyState | None) -> None:
+        prompt = self.facts.prompt
+        self.state = past.branch(prompt) if past else PolicyState(self.facts.counters, Seen(prompt))
+
+    def branch(self) -> PolicyState:
+        """Return what this session's calls left behind until now: the `past` of one that goes on from it."""
+        return self.state.branch(self.facts.prompt)
 
     def tools(self) -> list[JsonObject]:
         """Return the tool definitions this session's principal could call under some arguments."""

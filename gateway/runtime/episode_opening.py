@@ -59,6 +59,7 @@ class EpisodeOpening:
             session_id=session_id,
             workspace_seed=None if start else await self._workspace_seed(served, task),
             snapshot=start and start.files,
+            past=start and start.past,
             env=episode_environment(seed),
             restarts=False,  # a server's lost state must end the episode, in any mode
             prompt=task.prompt if task else "",

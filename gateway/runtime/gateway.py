@@ -16,6 +16,7 @@ from gateway.core.calls import Outcome, Principal, ToolCall
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.policy import CompiledPolicy
 from gateway.core.policy.limits import Counters
+from gateway.core.policy.state import PolicyState
 from gateway.core.seeding import episode_environment
 from gateway.core.session import Mode, SessionFacts, SessionMachine
 from gateway.errors import ClientError, ShuttingDown, UnknownSession
@@ -83,6 +84,7 @@ class _LeaseTerms:
 
     seed: Path | None
     snapshot: Snapshot | None
+    past: PolicyState | None
     env: Mapping[str, str]
     restarts: bool | None
     prompt: str
@@ -189,6 +191,7 @@ class Gateway:
         session_id: str | None = None,
         workspace_seed: Path | None = None,
         snapshot: Snapshot | None = None,
+        past: PolicyState | None = None,
         env: Mapping[str, str] | None = None,
         restarts: bool | None = None,
         prompt: str = "",
@@ -197,11 +200,13 @@ class Gateway:
     ) -> Session:
         """Open a session with a pristine workspace; its servers start at their first call.
 
-        `workspace_seed` overrides the pack's and `snapshot` both, `env` is added to every server's
-        environment, `restarts` says whether a server that died is replaced at the next call (by default
-        in deployment), `prompt` is the task the session is for: a policy may trust values that appear in
-        it, `client` what its servers are told of who they work for, `episode_seed` what a policy's dice are
-        thrown by. Raises `TooManySessions`, `ShuttingDown`, `ClientError` (unknown pack) or `SandboxError`.
+        `workspace_seed` overrides the pack's and `snapshot` both; `past` is the policy state that belongs to
+        the snapshot. `env` is added to every server's environment, `restarts` says whether a server that
+        died is replaced at the next call (by default in deployment), `prompt` is the task the session is for:
+        a policy may trust values that appear in it, `client` what its servers are told of who they work for,
+        `episode_seed` what a policy's dice are thrown by.
+
+        Raises `TooManySessions`, `ShuttingDown`, `ClientError` (unknown pack) or `SandboxError`.
         """
         if self._draining:
             raise ShuttingDown
@@ -209,7 +214,7 @@ class Gateway:
         place = self._sessions.reserve(principal)
         try:
             lease_terms = _LeaseTerms(
-                workspace_seed, snapshot, env or {}, restarts, prompt, client, episode_seed
+                workspace_seed, snapshot, past, env or {}, restarts, prompt, client, episode_seed
             )
             session = await self._open(served, principal, session_id or new_session_id(), lease_terms)
             try:
@@ -359,7 +364,7 @@ class Gateway:
         session_id: str,
         terms: _LeaseTerms,
     ) -> Session:
-        machine = SessionMachine(self._facts(served, principal, session_id, terms))
+        machine = SessionMachine(self._facts(served, principal, session_id, terms), terms.past)
         announcements = Announcements()
 
         def announced(method: str, params: JsonObject) -> None:

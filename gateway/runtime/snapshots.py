@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from gateway.core.calls import Principal
+from gateway.core.policy.state import PolicyState
 from gateway.errors import ClientError
 from gateway.runtime.sessions import Session
 from gateway.sandbox.contract import Snapshot
@@ -43,10 +44,15 @@ class Origin:
 
 @dataclass(slots=True, eq=False)
 class KeptSnapshot:
-    """One kept workspace. `task` and `seed` are those of the episode it was taken in."""
+    """One kept workspace. `task` and `seed` are those of the episode it was taken in.
+
+    `past` is what the policy knew then: what starts from the files starts from that as well, or it would
+    hold what a label was about without the label.
+    """
 
     id: str
     files: Snapshot
+    past: PolicyState
     pack: str
     principal: Principal
     session: str
@@ -73,6 +79,7 @@ class Snapshots:
         kept = KeptSnapshot(
             id="snap_" + secrets.token_hex(12),
             files=files,
+            past=session.machine.branch(),
             pack=session.pack.name,
             principal=session.principal,
             session=session.id,

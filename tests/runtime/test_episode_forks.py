@@ -22,16 +22,29 @@ from gateway.runtime.snapshots import UnknownSnapshot
 from tests.support.gateways import served
 from tests.support.process_table import descendants
 
+POLICY = """
+version: 1
+rules:
+  - {id: read, allow: echo.read}
+  - {id: write, allow: echo.write, limit: {calls: 3}}
+  - {id: talk, allow: echo.echo}
+  - {id: told, allow: echo.structured, args: {value: {from: [tool:echo.read]}}}
+  - {id: after-write, allow: echo.env, when: "session.calls['echo.write'] > 1"}
+  - {id: tainted-are-silent, deny: echo.echo, if_labels: {any: [tainted]}}
+labels:
+  - {tool: echo.read, args: {path: {glob: "**/README.md"}}, adds: [tainted]}
+"""
+
 
 @asynccontextmanager
-async def episodes(tmp_path: Path, **more: Any) -> AsyncGenerator[Episodes]:
-    async with served(tmp_path, settings=GatewaySettings(mode="training")) as gateway:
+async def episodes(tmp_path: Path, policy: str | None = None, **more: Any) -> AsyncGenerator[Episodes]:
+    async with served(tmp_path, policy=policy, settings=GatewaySettings(mode="training")) as gateway:
         yield Episodes(gateway, cache_dir=tmp_path / "cache", settings=EpisodeSettings(**more))
 
 
 @asynccontextmanager
-async def playing(tmp_path: Path, **more: Any) -> AsyncGenerator[EpisodeSession]:
-    async with episodes(tmp_path, **more) as held, held.held("echo", LOCAL, None) as session:
+async def playing(tmp_path: Path, policy: str | None = None, **more: Any) -> AsyncGenerator[EpisodeSession]:
+    async with episodes(tmp_path, policy, **more) as held, held.held("echo", LOCAL, None) as session:
         yield session
 
 
@@ -70,6 +83,60 @@ async def test_an_episode_starts_from_a_snapshot_as_often_as_one_likes(tmp_path:
             assert isinstance(missing.observation["error"], dict)
             await write(session, "by the fork")
         assert (await session.reset()).metadata["workspace_digest"] == first.metadata["workspace_digest"]
+
+
+async def decided(session: EpisodeSession, tool: str, **arguments: Any) -> str:
+    """Call a tool and return the code of the decision."""
+    policy: Any = (await session.step(CallTool(tool, arguments))).metadata["policy"]
+    return str(policy["code"])
+
+
+async def test_a_label_is_not_lost_by_going_on_from_a_snapshot(tmp_path: Path) -> None:
+    async with playing(tmp_path, POLICY) as session:
+        clean, _ = await taken(session)
+        assert await decided(session, "echo", text="before") == "rule_allow"
+        assert await decided(session, "read", path="README.md") == "rule_allow"
+        assert await decided(session, "echo", text="after") == "label_deny"
+        tainted, _ = await taken(session)
+        for _ in range(2):
+            await session.reset(ResetRequest(snapshot=tainted))
+            assert await decided(session, "echo", text="after") == "label_deny"
+        again, _ = await taken(session)
+        await session.reset(ResetRequest(snapshot=again, task="be-good"))
+        assert await decided(session, "echo", text="a fork's fork") == "label_deny"
+        await session.reset(ResetRequest(snapshot=clean))
+        assert await decided(session, "echo", text="its files are from before") == "rule_allow"
+        await session.reset()
+        assert await decided(session, "echo", text="nothing of it is left") == "rule_allow"
+
+
+async def test_a_limit_goes_on_in_each_fork_and_in_no_fork_by_what_others_did(tmp_path: Path) -> None:
+    one: dict[str, Any] = {"path": "note.txt", "content": "x"}
+    async with playing(tmp_path, POLICY) as session:
+        for _ in range(2):
+            assert await decided(session, "write", **one) == "rule_allow"
+        snapshot, _ = await taken(session)
+        assert await decided(session, "write", **one) == "rule_allow"
+        assert await decided(session, "write", **one) == "limit_exceeded"
+        for _ in range(2):
+            await session.reset(ResetRequest(snapshot=snapshot))
+            assert await decided(session, "write", **one) == "rule_allow"
+            assert await decided(session, "write", **one) == "limit_exceeded"
+
+
+async def test_what_calls_were_made_and_what_they_showed_is_known_in_a_fork(tmp_path: Path) -> None:
+    async with playing(tmp_path, POLICY) as session:
+        for content in ("first", "it is 4711"):
+            assert await decided(session, "write", path="note.txt", content=content) == "rule_allow"
+        early, _ = await taken(session)
+        assert await decided(session, "read", path="note.txt") == "rule_allow"
+        late, _ = await taken(session)
+        for snapshot, known in ((early, "no_match"), (late, "rule_allow")):
+            await session.reset(ResetRequest(snapshot=snapshot))
+            assert await decided(session, "structured", value=4711) == known
+            assert await decided(session, "env", name="HOME") == "rule_allow"
+        await session.reset()
+        assert await decided(session, "env", name="HOME") == "no_match"
 
 
 async def test_a_fork_may_play_another_task_and_is_scored_by_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ clocks the later one counts, which can only deny.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gateway.core.calls import Principal
 from gateway.core.json_types import JsonObject
@@ -73,6 +73,10 @@ class Counters:
     """What has been granted so far, by key: one of a session, and one of the whole gateway."""
 
     _counters: dict[LimitKey, _Counter] = field(default_factory=dict[LimitKey, _Counter])
+
+    def branch(self) -> Counters:
+        """Return counters that stand where these do and count apart from here on."""
+        return Counters({key: replace(counter) for key, counter in self._counters.items()})
 
     def spent(self, charge: Charge, now: float) -> bool:
         """Whether there is no room for the charge."""

@@ -120,6 +120,10 @@ class Seen:
     _results: deque[tuple[frozenset[str], str]] = field(default_factory=deque[tuple[frozenset[str], str]])
     _kept: int = 0
 
+    def branch(self, prompt: str) -> Seen:
+        """Return the same results beside another prompt; what is seen from here on is seen apart."""
+        return Seen(prompt, self._results.copy(), self._kept)
+
     def keep(self, sources: frozenset[str], result: JsonObject) -> None:
         """Remember a result; the oldest make room for it."""
         text = texts_of(result)

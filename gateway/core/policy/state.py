@@ -56,6 +56,28 @@ class PolicyState:
     _own: Counters = field(default_factory=Counters)
     _open: dict[str, _Open] = field(default_factory=dict[str, _Open])
 
+    def branch(self, prompt: str) -> PolicyState:
+        """Return a state with the same past and another prompt, which goes its own way from here on.
+
+        Calls in flight may have had their effect already, so they count in it as if they had.
+        """
+        branch = PolicyState(
+            self.shared,
+            self.seen.branch(prompt),
+            self.labels,
+            self.steps,
+            self.denials,
+            dict(self.calls),
+            _begun=self._begun,
+            _times_added=dict(self._times_added),
+            _own=self._own.branch(),
+            _open=dict(self._open),
+        )
+        for call_id in self._open:
+            branch.answered_in_part(call_id)
+        branch._open.clear()
+        return branch
+
     def begin(self, step: int | None) -> int:
         """Take note of a new call: the step it belongs to, or one more where there are no steps.
 
