@@ -7,11 +7,12 @@ sees a session's input: each time it is told to it forks and forgets. The child 
 own: it is the *init* of one, and forks the server there. Both drop every right, load their filter and are
 looked at from outside; only then the server receives its pipes, its arguments and its environment.
 
-The init lives as long as its session, and each page that it writes to is memory of the session. It is born
-by the bare system call, without what Python does after a fork, and does next to nothing; the rest is left to
-the server.
+The init lives as long as its session, and each page that it writes to is memory of the session; a Python
+object writes where it is only looked at. So it is born by the bare system call, without what Python does
+after a fork, does next to nothing, and that by calls of the C library; the rest is left to the server.
 
 HOW may be `exec` (NAME `-`) besides: nothing is preloaded, the session's program replaces the child.
+With SANDGATE_REHEARSE in its environment (a JSON list of arguments) the server is rehearsed (rehearsal.py).
 """
 
 import ast
@@ -32,16 +33,32 @@ SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, SECCOMP_MODE_FILTER = 4, 22, 24, 2
 SYS_MOVE_MOUNT, AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH = 429, -100, 4
-CAPABILITY_VERSION = 0x20080522
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+NO_CAPABILITY = struct.pack("Ii", 0x20080522, 0)
+SIOCSIFFLAGS, LOOPBACK_UP = 0x8914, struct.pack("16sh22x", b"lo", 1)
+AF_INET, SOCK_DGRAM = 2, 2
+RIGHTS = (int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS))
 INSIDE_UID = 1000
 HOME = "/tmp/home"  # noqa: S108 - its own
-MAX_MESSAGE, FREE = 1 << 16, 8
+MAX_MESSAGE, FREE, MOST_FILES = 1 << 16, 8, os.sysconf("SC_OPEN_MAX")
 SIGNALLED = 128
+SIGCHLD, SIG_IGN, SIG_BLOCK = int(signal.SIGCHLD), 1, 0
+USR1 = (1 << (signal.SIGUSR1 - 1)).to_bytes(128, "little")
+REHEARSE = "SANDGATE_REHEARSE"
+POOL, POOL_HEAD, POOL_STEP, POOL_LARGEST, MOST_HOLES = 1 << 14, 48, 16, 512, 1 << 14
+"""Python's allocator: a pool's size and own part, the sizes that it knows, and where to stop in another."""
+BYTES_HEAD, BIG = 33, 1 << 40
 LAZY = ("asyncio", "anyio._backends._asyncio", "mcp.server.stdio")
 """What servers import only when they run; taken along where its package is loaded already."""
 
 libc = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock, so that a call may fork
+ZERO = ctypes.c_ulong(0)
+filling = []
+
+
+class Filter(ctypes.Structure):
+    """The kernel's `struct sock_fprog`."""
+
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
 def checked(result, what):
@@ -102,27 +119,50 @@ def main():
     site, how, name, *rest = sys.argv[1:]
     target = rest[0] if rest else ""
     own = os.environ  # noqa: TID251 - the server's, inside its sandbox
+    rehearsed = own.pop(REHEARSE, None)
     given = dict(own)
     starter = sibling("run_server")
     preload(starter, site, how, name, target)
-    changed = {key: value for key, value in own.items() if given.get(key) != value}
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children that only made way are not waited for
-    gc.collect()
-    gc.freeze()
+    if rehearsed is not None:
+        arguments = json.loads(rehearsed)
+        sibling("rehearsal").rehearse(lambda: serve(starter, how, name, target, arguments), tell_forked)
+    before = dict(own)
+    changed = {key: value for key, value in before.items() if given.get(key) != value}
+    handled = [int(number) for number in signal.valid_signals() if callable(signal.getsignal(number))]
+    libc.signal(SIGCHLD, ctypes.c_void_p(SIG_IGN))  # sessions are not waited for here
+    settle()
     control = socket.socket(fileno=0)
     control.send(b"ready")
     while True:
-        word, doors, _, _ = socket.recv_fds(control, 16, 1)
+        word, (door,) = received(control, 1)
         if not word:
             os._exit(0)
         if fork_apart() == 0:
-            control.detach()
-            argv, env = become_session(doors[0], handler)
-            own.clear()
-            own.update(changed | env)
+            argv, env = become_session(control, door, handled)
+            become_environment(own, before, changed | env)
             return serve(starter, how, name, target, argv[len(sys.orig_argv) :])
-        os.close(doors[0])
+        os.close(door)
         control.send(b"forked")
+
+
+def settle():
+    """Leave nothing to tidy up in memory, and no holes: forks would write there, on pages they share."""
+    gc.collect()
+    fill_pools()
+    gc.freeze()
+    if hasattr(libc, "malloc_trim"):  # merges what is free; a large piece has it sorted
+        libc.malloc_trim(0)
+        bytes(MAX_MESSAGE)
+
+
+def fill_pools():
+    """Have the objects of forks begin on pages of their own: fill pools of each size until one is begun."""
+    for size in range(POOL_STEP, POOL_LARGEST + 1, POOL_STEP):
+        for number in range(MOST_HOLES):
+            one = bytes(size - BYTES_HEAD) if size > BYTES_HEAD else object() if size == 16 else BIG + number
+            filling.append(one)
+            if id(one) % POOL == POOL_HEAD:
+                break
 
 
 def fork_apart():
@@ -133,6 +173,13 @@ def fork_apart():
     if pid < 0:
         sys.stderr.write(f"could not fork: {os.strerror(ctypes.get_errno())}\n")
     return pid
+
+
+def received(channel, most):
+    """Return the next message and its descriptors, as `socket.recv_fds` does at more expense."""
+    data, extra, _, _ = channel.recvmsg(MAX_MESSAGE, socket.CMSG_LEN(4 * most))
+    fds = b"".join(part for level, kind, part in extra if (level, kind) == RIGHTS)
+    return data, struct.unpack(f"{len(fds) // 4}i", fds)
 
 
 def serve(starter, how, name, target, arguments):
@@ -149,58 +196,86 @@ def serve(starter, how, name, target, arguments):
 # -- the child
 
 
-def become_session(door, handler):
-    """Turn this fork into a session's server: return its arguments and environment. Anything else ends it."""
+def become_session(channel, door, handled):
+    """Turn this fork into a session's server: return its arguments and environment. Anything else ends it.
+
+    `channel` is the socket on descriptor 0, which becomes `door`; `handled` are signals with a handler.
+    """
     try:
         os.dup2(door, 0)
-        os.closerange(1, os.sysconf("SC_OPEN_MAX"))
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        door = socket.socket(fileno=0)
-        become_user(door)
-        program = door.recv(MAX_MESSAGE)
+        os.closerange(1, MOST_FILES)
+        libc.signal(SIGCHLD, None)
+        become_user()
+        program = os.read(0, MAX_MESSAGE)
         server = libc.fork()
         checked(server, "fork")
         if server:
             drop_rights(program)
-            be_init(door, server)
-        return be_server(door, program, handler)
+            be_init(server, handled)
+        return be_server(channel, program, handled)
     except BaseException as error:  # noqa: BLE001 - nothing of the template may run on in a half-made child
         os.write(0, f"failed: {type(error).__name__}: {error}".encode()[:1000])
         os._exit(1)
 
 
-def become_user(door):
+def become_user():
     """Become the session's user, in a control group namespace that begins at the session's own groups."""
-    door.send(b"apart")
-    if door.recv(16) != b"mapped":
+    os.write(0, b"apart")
+    if os.read(0, 16) != b"mapped":
         os._exit(1)
     os.setresgid(INSIDE_UID, INSIDE_UID, INSIDE_UID)
     os.setresuid(INSIDE_UID, INSIDE_UID, INSIDE_UID)
-    checked(libc.unshare(ctypes.c_int(CLONE_NEWCGROUP)), "unshare")
+    checked(libc.unshare(CLONE_NEWCGROUP), "unshare")
     os.setsid()
+    for number in range(64):
+        if libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number), ZERO, ZERO, ZERO) < 0:
+            break
 
 
-def be_server(door, program, handler):
+def be_init(server, handled):
+    """Wait for the server and for orphans, say how the server ended, and end all with it."""
+    for number in handled:
+        libc.signal(number, None)
+    libc.sigprocmask(SIG_BLOCK, USR1, None)
+    os.write(0, b"init")
+    libc.sigwait(USR1, ctypes.byref(ctypes.c_int()))
+    # It was looked at and need not be again: out of the server's reach, memory and all.
+    checked(libc.prctl(PR_SET_DUMPABLE, ZERO, ZERO, ZERO, ZERO), "prctl")
+    os.write(0, b"hidden")
+    while True:
+        pid, status = os.wait()
+        if pid == server:
+            code = os.waitstatus_to_exitcode(status)
+            os.write(0, str(code if code >= 0 else SIGNALLED - code).encode())
+            os._exit(0)
+
+
+def be_server(door, program, handled):
     """Mount the session's files, drop every right, be looked at, and take what the session is given."""
-    ctypes.pythonapi.PyOS_BeforeFork()  # both belong to the fork above: what was registered runs here alone
-    ctypes.pythonapi.PyOS_AfterFork_Child()
-    data, fds, _, _ = socket.recv_fds(door, MAX_MESSAGE, 1)
+    tell_forked()
+    data, (workspace,) = received(door, 1)
     rooms = json.loads(data)
-    mount_rooms(rooms, fds[0])
-    os.close(fds[0])
+    mount_rooms(rooms, workspace)
+    os.close(workspace)
     loopback_up()
-    with open("/proc/sys/user/max_user_namespaces", "w") as file:
-        file.write("0")
+    no_user_namespaces()
     drop_rights(program)
-    signal.signal(signal.SIGCHLD, handler if handler is not None else signal.SIG_DFL)
+    if SIGCHLD in handled:
+        signal.signal(SIGCHLD, signal.getsignal(SIGCHLD))
     # Not dumpable since its user changed, it was out of its own reach as well.
-    checked(libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(1), 0, 0, 0), "prctl")
+    checked(libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(1), ZERO, ZERO, ZERO), "prctl")
     os.chdir(rooms["cwd"])
     door.send(b"server")
-    word, fds, _, _ = socket.recv_fds(door, 16, 4)
+    word, fds = received(door, 4)
     if word != b"go":
         os._exit(1)
     return take_pipes(door, fds)
+
+
+def tell_forked():
+    """Have Python and the server's packages take note of a fork, as `os.fork` does before and after one."""
+    ctypes.pythonapi.PyOS_BeforeFork()
+    ctypes.pythonapi.PyOS_AfterFork_Child()
 
 
 def mount_rooms(rooms, workspace):
@@ -227,60 +302,46 @@ def mount(source, target, kind, flags, options):
 
 def loopback_up():
     """Let 127.0.0.1 of this network namespace, which has nothing else, answer."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        request = struct.pack("16sh22x", b"lo", 0)
-        flags = struct.unpack("16sh22x", fcntl.ioctl(any_socket, SIOCGIFFLAGS, request))[1]
-        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | IFF_UP))
+    any_socket = libc.socket(AF_INET, SOCK_DGRAM, 0)
+    checked(any_socket, "socket")
+    fcntl.ioctl(any_socket, SIOCSIFFLAGS, LOOPBACK_UP)
+    os.close(any_socket)
+
+
+def no_user_namespaces():
+    """Let nothing below make one."""
+    fd = os.open("/proc/sys/user/max_user_namespaces", os.O_WRONLY)
+    os.write(fd, b"0")
+    os.close(fd)
 
 
 def drop_rights(program):
     """Give up every capability for good and load the filter, last."""
-    for number in range(64):
-        if libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(number), 0, 0, 0) < 0:
-            break
-    header = struct.pack("Ii", CAPABILITY_VERSION, 0)
-    checked(libc.capset(header, b"\0" * 24), "capset")
-    kept = ctypes.create_string_buffer(program, len(program))
-
-    class Filter(ctypes.Structure):
-        _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
-
-    what = Filter(len(program) // 8, ctypes.cast(kept, ctypes.c_void_p))
-    checked(
-        libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(what), 0, 0), "seccomp"
-    )
-
-
-def be_init(door, server):
-    """Wait for the server and for orphans, say how the server ended, and end all with it."""
-    for number in signal.valid_signals():
-        if callable(signal.getsignal(number)):
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
-    door.send(b"init")
-    signal.sigwait((signal.SIGUSR1,))
-    # It was looked at and need not be again: out of the server's reach, memory and all.
-    checked(libc.prctl(PR_SET_DUMPABLE, ctypes.c_ulong(0), 0, 0, 0), "prctl")
-    door.send(b"hidden")
-    while True:
-        pid, status = os.wait()
-        if pid == server:
-            code = os.waitstatus_to_exitcode(status)
-            os.write(0, str(code if code >= 0 else SIGNALLED - code).encode())
-            os._exit(0)
+    checked(libc.capset(NO_CAPABILITY, b"\0" * 24), "capset")
+    what = ctypes.byref(Filter(len(program) // 8, program))
+    mode = ctypes.c_ulong(SECCOMP_MODE_FILTER)
+    checked(libc.prctl(PR_SET_SECCOMP, mode, what, ZERO, ZERO), "seccomp")
 
 
 def take_pipes(door, fds):
     """Put the session's pipes in place and return its arguments and environment."""
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, FREE) for fd in fds]
-    door.close()
+    door.detach()
     for number, fd in enumerate(high[:3]):
         os.dup2(fd, number)
-    with open(high[3], "rb") as file:
-        file.seek(0)
-        words = json.load(file)
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    words = json.loads(os.pread(high[3], os.fstat(high[3]).st_size, 0))
+    os.closerange(3, MOST_FILES)
     return words["argv"], words["env"]
+
+
+def become_environment(own, before, env):
+    """Make the environment `own`, which is as `before`, what `env` is; write only what is not yet so."""
+    for key in before:
+        if key not in env:
+            del own[key]
+    for key, value in env.items():
+        if before.get(key) != value:
+            own[key] = value
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ class ServerSpec(FrozenModel):
     and `call_timeout` are seconds (`None`: the gateway's own). `secrets` are names; their values
     are never in a manifest. `requirements` is `None` where the server takes the default environment.
     `seeded`: it is told the episode's seed when it starts, so one that was started ahead is of that seed.
+    `rehearse` are the arguments of runs in its template, ahead of all sessions; `None` for no such run.
     `headers` (with `${SECRET}` in them) and `oauth` are how the operator is known to a server at a URL.
     """
 
@@ -140,6 +141,7 @@ class ServerSpec(FrozenModel):
     kinds: Mapping[Kind, Many[_Argument]] = Field(default_factory=dict[Kind, tuple[str, ...]])
     fork_server: bool = False
     seeded: bool = True
+    rehearse: Many[Word] | None = None
     training: StandIn | None = None
     headers: Mapping[_HeaderName, _HeaderValue] = Field(default_factory=dict[str, str])
     oauth: OAuthClient | None = None
@@ -157,6 +159,8 @@ class ServerSpec(FrozenModel):
             )
         if not self.seeded and any(SEED_MARK in word for word in self._written()):
             raise ValueError(f"{SEED_MARK} is for servers that are told the seed: leave 'seeded: false' out")
+        if self.rehearse is not None and not self.fork_server:
+            raise ValueError("'rehearse' is for servers with 'fork_server: true'")
         if both := sorted(set(self.secrets) & set(self.env)):
             raise ValueError(f"{both[0]} is in 'env' and in 'secrets': secrets have no value here")
         if self.training and (both := sorted(set(self.secrets) & set(self.training.env))):

@@ -27,7 +27,7 @@ __all__ = ["Installer", "Program"]
 
 _SERVER = "/opt/server"
 _PACK_SERVERS = "/opt/pack/servers"
-_STARTER, _FORKER = "/opt/run_server.py", "/opt/fork_server.py"
+_STARTER, _FORKER, _REHEARSAL = "/opt/run_server.py", "/opt/fork_server.py", "/opt/rehearsal.py"
 _NAMING = {"entry": 3, "script": 2, "module": 2}
 """How many words say what to run; the program's own arguments follow."""
 _ISOLATED = ("-P", "-s", "-S")
@@ -153,7 +153,7 @@ def _python_program(
     runtime = python_runtime()
     interpreter = (runtime.argv0, *_ISOLATED, *flags)
     folder = SITE_INSIDE if environment else "-"
-    starters = (_STARTER, _FORKER) if forks else (_STARTER,)
+    starters = (_STARTER, _FORKER, _REHEARSAL) if forks else (_STARTER,)
     helpers = (Mount(data_folder("sandboxes") / PurePosixPath(place).name, place) for place in starters)
     site = (Mount(environment.site.parent, _SERVER),) if environment else ()
     return Program(

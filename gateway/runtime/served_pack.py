@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +42,9 @@ __all__ = [
     "serve_packs",
     "server_needs",
 ]
+
+_REHEARSE = "SANDGATE_REHEARSE"
+"""How `sandboxes/fork_server.py` is told the arguments to rehearse a server with."""
 
 Listings = Mapping[str, list[JsonObject]]
 """Each server's tool definitions as it sent them."""
@@ -267,13 +271,20 @@ def _plan(
         cwd=pack.manifest.workspace.path,
         limits=Limits(share.memory, share.cpu, share.pids, disk=pack.manifest.sandbox.disk),
         writable=share.writable,
-        preload=Preload(program.preload, {**program.env, **server.env}) if program.preload else None,
+        preload=_preload(server, program),
     )
     timeout = server.call_timeout or settings.call_timeout
     upstream = UpstreamSettings(server.startup_timeout, timeout, settings.max_result)
     return ServerPlan(
         name, spec, upstream, share.egress, remote_endpoint(name, server, secrets, share.egress)
     )
+
+
+def _preload(server: ServerSpec, program: Program) -> Preload | None:
+    if not program.preload:
+        return None
+    rehearsed = {} if server.rehearse is None else {_REHEARSE: json.dumps(server.rehearse)}
+    return Preload(program.preload, {**program.env, **server.env, **rehearsed})
 
 
 def _secrets(pack: Pack, name: str, share: Granted, values: Mapping[str, str]) -> dict[str, str]:

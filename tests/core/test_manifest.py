@@ -158,6 +158,10 @@ def test_everything_but_name_and_servers_has_a_default():
             )
             for says in ('args: ["${seed}"]', 'env: {A: "x${seed}"}', 'training: {env: {A: "${seed}"}}')
         ),
+        (
+            "servers: {a: {pypi: a==1, rehearse: []}}\n",
+            "5:11: servers.a: 'rehearse' is for servers with 'fork_server: true'",
+        ),
         ("servers: {a: {pypi: a==1}, a: {pypi: a==1}}\n", "5:28: duplicate key 'a'"),
     ],
 )

@@ -41,7 +41,8 @@ def server(folder: Path, helper: str, *, main: str = REPORT, **env: str) -> Sand
     runtime, boxes = python_runtime(), data_folder("sandboxes")
     start = (runtime.argv0, "-P", "-s", "-S")
     what = ("-", "script", f"/opt/pack/servers/{MAIN}")
-    helpers = (Mount(boxes / f"{name}.py", f"/opt/{name}.py") for name in ("run_server", "fork_server"))
+    names = ("run_server", "fork_server", "rehearsal")
+    helpers = (Mount(boxes / f"{name}.py", f"/opt/{name}.py") for name in names)
     return SandboxSpec(
         "forked",
         (*start, "/opt/run_server.py", *what, "word"),
@@ -354,3 +355,103 @@ async def test_forks_that_are_given_up_at_any_moment_cost_the_template_and_the_o
             len(list(Path("/proc/self/fd").iterdir())) <= before + 5
         )  # of the one that runs: its pipes and its files
     assert "cold from now on" not in caplog.text
+
+
+REHEARSED = """
+import json, os, sys
+import helper
+helper.runs += 1
+try:
+    for line in sys.stdin:
+        message = json.loads(line)
+        if "id" in message:
+            answer = {"jsonrpc": "2.0", "id": message["id"], "result": helper.report(message)}
+            print(json.dumps(answer), flush=True)
+finally:
+    helper.ended()
+"""
+RUNS = """
+import os, signal, sys, threading
+runs, heard = 0, []
+os.register_at_fork(before=lambda: told.append("before"), after_in_child=lambda: told.append("child"))
+told = []
+def report(message):
+    heard.append(message["method"])
+    changed = {"runs": runs, "heard": len(heard), "argv": sys.argv[1:], "left": os.environ.get("LEFT")}
+    changed |= {"cwd": os.getcwd(), "path": sys.path.count("/opt/pack/servers"), "told": told[-2:]}
+    changed |= {"threads": threading.active_count(), "interrupt": signal.getsignal(signal.SIGINT).__name__}
+    if os.environ.get("TOKEN") != "of a session":
+        os.environ["LEFT"] = "by a rehearsal"
+        os.chdir("/tmp")
+        sys.argv.append("left")
+        threading.Thread(target=lambda: None).start()
+    return changed
+def ended():
+    pass
+"""
+
+
+def rehearsed(spec: SandboxSpec, *arguments: str) -> SandboxSpec:
+    """Return a spec whose template rehearses it with these arguments."""
+    assert spec.preload is not None
+    env = {**spec.preload.env, "SANDGATE_REHEARSE": json.dumps(arguments)}
+    return replace(spec, preload=replace(spec.preload, env=env))
+
+
+async def asked(driver: BubblewrapDriver, spec: SandboxSpec, *, forks: bool = True) -> Any:
+    """Start a rehearsed server over a workspace of its own, ask it once, and return the answer."""
+    workspace = await driver.open_workspace(PLAIN)
+    sandbox = await (driver.fork if forks else driver.acquire)(spec, workspace)
+    await sandbox.send(b'{"jsonrpc": "2.0", "id": 1, "method": "tools/list"}\n')
+    return json.loads(await lines(sandbox))["result"]
+
+
+async def test_a_rehearsed_server_begins_each_session_as_if_it_had_not_been(tmp_path: Path) -> None:
+    spec = rehearsed(server(tmp_path, RUNS, main=REHEARSED, TOKEN="of a session"), "rehearsed")
+    async with BubblewrapDriver(tmp_path / "cache") as driver:
+        first, second = [await asked(driver, spec) for _ in range(2)]
+    assert first == second
+    before = first.pop("runs") - 1
+    assert before > 1  # the runs in the template, of which a session knows nothing else
+    assert first == {
+        "heard": before * 2 + 1,
+        "argv": ["word"],
+        "left": None,
+        "cwd": "/workspace",
+        "path": 2,  # the template's own, and the server's
+        "told": ["before", "child"],
+        "threads": 1,
+        "interrupt": "default_int_handler",
+    }
+
+
+BAD_REHEARSALS = {
+    "before tools/list was answered": "def report(message):\n    return sys.exit()",
+    "ended with 3": "def report(message):\n    return sys.exit(3)",
+    "no repository": "def report(message):\n    raise OSError('no repository')",
+    "its rehearsal left 2 threads": (
+        "import _thread, time\n"
+        "def report(message):\n    _thread.start_new_thread(time.sleep, (60,))\n    return 'cold'"
+    ),
+    "/opt/rehearsal.py open": (
+        "kept = []\ndef report(message):\n    kept.append(open('/opt/rehearsal.py'))\n    return 'cold'"
+    ),
+    "/tmp/left": "def report(message):\n    open('/tmp/left', 'w').close()\n    return 'cold'",
+}
+
+
+@pytest.mark.parametrize(("reason", "code"), BAD_REHEARSALS.items(), ids=range(len(BAD_REHEARSALS)))
+async def test_a_server_whose_rehearsal_went_wrong_starts_cold_and_the_reason_is_told(
+    reason: str, code: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    helper = f"import os, sys\nruns = 0\n{code}\ndef ended(): pass\n"
+    helper += "if os.environ.get('TOKEN'):\n    report = lambda message: 'cold'\n"
+    spec = rehearsed(server(tmp_path, helper, main=REHEARSED, TOKEN="of a session"))
+    with caplog.at_level(logging.WARNING):
+        async with BubblewrapDriver(tmp_path / "cache") as driver:
+            assert await asked(driver, spec, forks=False) == "cold"
+            with pytest.raises(SandboxError, match="cannot be forked"):
+                await driver.fork(spec, await driver.open_workspace(PLAIN))
+    told = [record.getMessage() for record in caplog.records if "cold from now on" in record.getMessage()]
+    assert len(told) == 1
+    assert reason in told[0]

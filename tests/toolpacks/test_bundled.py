@@ -60,7 +60,7 @@ SOLUTIONS: dict[tuple[str, str], list[tuple[str, JsonObject]]] = {
 
 @pytest.mark.parametrize("name", sorted(bundled_packs()))
 async def test_servers_list_the_locked_tools_and_take_the_arguments_that_have_a_kind(
-    tmp_path: Path, name: str
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ):
     pack, installer = load_pack(name), network_installer()
     plans, packages = await plan_servers(pack, installer=installer, settings=ServingSettings())
@@ -73,6 +73,10 @@ async def test_servers_list_the_locked_tools_and_take_the_arguments_that_have_a_
         assert packages[server] == pack.lock.package_of(server)
         taken = {argument for definition in listings[server] for argument in _arguments(definition)}
         assert spec.kind_of().keys() <= taken
+        preload = plans[server].spec.preload
+        assert (preload is not None) == spec.fork_server
+        assert preload is None or ("SANDGATE_REHEARSE" in preload.env) == (spec.rehearse is not None)
+    assert "cold from now on" not in caplog.text, "what says that it can be forked is"
 
 
 def _arguments(definition: JsonObject) -> list[str]:
