@@ -34,8 +34,6 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, SECCOMP_MODE_FILTER = 4, 22, 24, 2
 SYS_MOVE_MOUNT, AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH = 429, -100, 4
 NO_CAPABILITY = struct.pack("Ii", 0x20080522, 0)
-SIOCSIFFLAGS, LOOPBACK_UP = 0x8914, struct.pack("16sh22x", b"lo", 1)
-AF_INET, SOCK_DGRAM = 2, 2
 RIGHTS = (int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS))
 INSIDE_UID = 1000
 HOME = "/tmp/home"  # noqa: S108 - its own
@@ -257,7 +255,6 @@ def be_server(door, program, handled):
     rooms = json.loads(data)
     mount_rooms(rooms, workspace)
     os.close(workspace)
-    loopback_up()
     no_user_namespaces()
     drop_rights(program)
     if SIGCHLD in handled:
@@ -298,14 +295,6 @@ def mount(source, target, kind, flags, options):
     """Mount; errors name the target."""
     words = (source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), options.encode() or None)
     checked(libc.mount(*words), f"mount on {target}")
-
-
-def loopback_up():
-    """Let 127.0.0.1 of this network namespace, which has nothing else, answer."""
-    any_socket = libc.socket(AF_INET, SOCK_DGRAM, 0)
-    checked(any_socket, "socket")
-    fcntl.ioctl(any_socket, SIOCSIFFLAGS, LOOPBACK_UP)
-    os.close(any_socket)
 
 
 def no_user_namespaces():

@@ -240,7 +240,9 @@ def test_only_config_reads_the_environment() -> None:
 
 def test_only_the_clock_reads_the_clock() -> None:
     names = {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep"}
-    others = [path for path in files(ROOT / "gateway") if path != ROOT / "gateway" / "runtime" / "clock.py"]
+    clock = ROOT / "gateway" / "runtime" / "clock.py"
+    launcher = ROOT / "gateway" / "sandbox" / "launcher"  # another program, in a process of its own
+    others = [path for path in files(ROOT / "gateway") if path != clock and path.parent != launcher]
     assert [hit for path in others for hit in attributes(path, "time", names)] == []
 
 

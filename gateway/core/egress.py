@@ -17,7 +17,16 @@ from gateway.core.policy.public_hosts import Address, Network, plain_address, re
 from gateway.core.policy.unfit import Unfit
 from gateway.core.policy.urls import canonical_host
 
-__all__ = ["Destination", "EgressCode", "Verdict", "judge", "judge_addresses", "read_connect", "refuse"]
+__all__ = [
+    "Destination",
+    "EgressCode",
+    "Verdict",
+    "judge",
+    "judge_addresses",
+    "past_the_proxy",
+    "read_connect",
+    "refuse",
+]
 
 MAX_HEAD = 8192
 """Longest request in bytes, up to and with its empty line."""
@@ -39,6 +48,7 @@ class EgressCode(StrEnum):
     TOO_MANY = "too_many_connections"
     UNREACHABLE = "unreachable"
     AUDIT_UNAVAILABLE = "audit_unavailable"
+    PAST_THE_PROXY = "past_the_proxy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,8 @@ class Destination:
 class Verdict:
     """One decision: `rule` is the pattern that let it through, `addresses` what may be connected to.
 
-    `asked` is what was asked for, as far as it can be shown.
+    `asked` is what was asked for, as far as it can be shown. `protocol` is what was tried: `connect` is the
+    proxy's, and `tcp`, `udp` and `dns` went past it, `attempts` times.
     """
 
     allowed: bool
@@ -67,11 +78,31 @@ class Verdict:
     rule: str | None = None
     destination: Destination | None = None
     addresses: tuple[Address, ...] = ()
+    protocol: str | None = "connect"
+    attempts: int = 1
 
 
 def refuse(code: EgressCode, reason: str, asked: str) -> Verdict:
     """Return a refusal; `asked` is cut and made printable."""
     return Verdict(False, code, reason, _shown(asked))
+
+
+def past_the_proxy(protocol: str, address: str, port: int, name: str, attempts: int) -> Verdict:
+    """Return the verdict on what a sandbox tried by itself, which its own kernel refused already.
+
+    `name` is what a DNS query asked for. Without a `protocol` it is `attempts` more, of any kind.
+    """
+    reason = "a sandbox reaches the network by its proxy alone"
+    if not protocol:
+        asked = f"{attempts} more past the proxy"
+        return Verdict(False, EgressCode.PAST_THE_PROXY, reason, asked, protocol=None, attempts=attempts)
+    where = ipaddress.ip_address(address)
+    protocol, host = ("dns", _shown(name)) if name else (protocol, str(where))
+    shown = f"[{host}]" if ":" in host else host
+    asked = f"dns {host}" if name else f"{protocol} {shown}:{port}"
+    there = Destination(host, port)
+    code = EgressCode.PAST_THE_PROXY
+    return Verdict(False, code, reason, asked, None, there, (where,), protocol, attempts)
 
 
 def _shown(text: str) -> str:

@@ -7,7 +7,8 @@ A record is one JSON object with these fields, `null` where one does not apply:
     sandbox prev hash
 
 An `egress` record tells of a connection that a sandbox asked for: `decision{effect,code,reason,rule}` when
-it asked, `outcome` when one that was allowed ended, and `egress{asked,host,port,addresses}` in both.
+it asked, `outcome` when one that was allowed ended, and `egress{asked,protocol,host,port,addresses,attempts}`
+in both.
 
 This module makes the body; `seq ts boot_id prev hash` are added by `gateway.core.chain` as it is written.
 """
@@ -177,9 +178,11 @@ def _egress(ids: CallIds, server: str, verdict: Verdict, what: str, told: JsonOb
         "server": server,
         "egress": {
             "asked": verdict.asked,
+            "protocol": verdict.protocol,
             "host": there.host if there else None,
             "port": there.port if there else None,
             "addresses": [str(address) for address in verdict.addresses],
+            "attempts": verdict.attempts,
         },
     }
     return body | own

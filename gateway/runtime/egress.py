@@ -6,20 +6,27 @@ hosts. Sandboxes are started before anybody owns their session; `owner` is told 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import anyio
 from anyio.abc import TaskGroup
 
-from gateway.core.egress import Verdict
+from gateway.core.egress import Verdict, past_the_proxy
 from gateway.core.json_types import JsonObject
 from gateway.core.policy.egress import HostRule
 from gateway.core.records import CallIds, egress_closed_record, egress_record
 from gateway.core.secrets import mask_object
+from gateway.errors import LedgerError
 from gateway.runtime.tally import EgressTally
+from gateway.sandbox.contract import Attempt, Sandbox
 from gateway.sandbox.egress import Account, Door, EgressGate
 
 __all__ = ["EgressDesk", "ServerRecorder", "SessionEgress"]
+
+
+logger = logging.getLogger(__name__)
 
 
 class Records(Protocol):
@@ -59,6 +66,16 @@ class SessionEgress:
         await tasks.start(door.serve)
         return door
 
+    def watch(self, server: str, sandbox: Sandbox, tasks: TaskGroup) -> Sandbox:
+        """Record in `tasks` what a sandbox tries to reach past its door, and return it."""
+        recorder = self.recorder(server)
+
+        def tell(attempt: Attempt) -> None:
+            tasks.start_soon(recorder.attempted, attempt)
+
+        sandbox.notice(tell)
+        return sandbox
+
     def recorder(self, server: str) -> ServerRecorder:
         """Return what writes decisions about connections that `server` asks for."""
         return ServerRecorder(self, server)
@@ -77,7 +94,8 @@ class ServerRecorder:
     async def decided(self, verdict: Verdict) -> None:
         """As `Recorder.decided`."""
         effect = "allow" if verdict.allowed else "deny"
-        self._session.desk.tally.decisions[(*self._place, effect, verdict.code.value)] += 1
+        counted = (*self._place, effect, verdict.code.value)
+        self._session.desk.tally.decisions[counted] += verdict.attempts
         await self._append(egress_record(ids=self._session.owner(), server=self._server, verdict=verdict))
 
     async def closed(self, verdict: Verdict, kind: str, ms: float, sent: int, received: int) -> None:
@@ -96,6 +114,15 @@ class ServerRecorder:
         await self._append(
             egress_closed_record(ids=ids, server=self._server, verdict=verdict, outcome=outcome)
         )
+
+    async def attempted(self, attempt: Attempt) -> None:
+        """Record what was tried past the proxy. Nothing waits for it: the kernel refused it already."""
+        verdict = past_the_proxy(attempt.protocol, attempt.address, attempt.port, attempt.name, attempt.count)
+        with anyio.CancelScope(shield=True):  # also where the session ends just now
+            try:
+                await self.decided(verdict)
+            except LedgerError as error:
+                logger.warning("%s of %s is not recorded: %s", verdict.asked, self._server, error)
 
     async def _append(self, body: JsonObject) -> None:
         desk = self._session.desk

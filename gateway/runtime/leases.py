@@ -149,7 +149,7 @@ class Lease:
         if apart is not None and self._apart is None:
             self._apart = await self._driver.open_workspace(apart)
         workspace = self.workspace if apart is None or self._apart is None else self._apart
-        sandbox = await self._driver.acquire(spec, workspace)
+        sandbox = self._watched(spec.name, await self._driver.acquire(spec, workspace))
         self._beside.append(sandbox)
         if self._closed:
             await self.aclose()
@@ -259,10 +259,14 @@ class Lease:
         if plan.remote is not None:
             return await self._reached(plan, plan.remote)
         await self._close_door(plan.name)
-        if not plan.egress or self._egress is None:
-            return await self._driver.acquire(plan.spec, self.workspace)
-        door = self._doors[plan.name] = await self._egress.open(plan.name, plan.egress, self._tasks)
-        return await self._driver.acquire(door.fit(plan.spec), self.workspace)
+        spec = plan.spec
+        if plan.egress and self._egress is not None:
+            door = self._doors[plan.name] = await self._egress.open(plan.name, plan.egress, self._tasks)
+            spec = door.fit(spec)
+        return self._watched(plan.name, await self._driver.acquire(spec, self.workspace))
+
+    def _watched(self, name: str, sandbox: Sandbox) -> Sandbox:
+        return sandbox if self._egress is None else self._egress.watch(name, sandbox, self._tasks)
 
     async def _reached(self, plan: ServerPlan, endpoint: RemoteEndpoint) -> Sandbox:
         """Begin a conversation with a server elsewhere, through the egress gate."""

@@ -8,7 +8,7 @@ What is sent as credentials is the operator's own, never anything of a caller.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -23,7 +23,7 @@ from gateway.runtime.opening import LEGACY_VERSION, MODERN_VERSION
 from gateway.runtime.remote_auth import Credentials, TokenFailure
 from gateway.runtime.remote_headers import Marks, argument_headers, header_value, marked_arguments
 from gateway.runtime.remote_network import Connect, Network
-from gateway.sandbox.contract import Exit, SandboxStats
+from gateway.sandbox.contract import Attempt, Exit, SandboxStats
 
 __all__ = ["RemoteEndpoint", "RemoteServer"]
 
@@ -122,6 +122,10 @@ class RemoteServer:
     def stderr_tail(self) -> str:
         """Return nothing: a remote server has none."""
         return ""
+
+    def notice(self, tell: Callable[[Attempt], None]) -> bool:
+        """As `contract.Sandbox.notice`: whatever it reaches, it does so elsewhere."""
+        return False
 
     async def wait(self) -> Exit:
         """Return why it is over, once it is."""

@@ -18,7 +18,7 @@ import anyio
 from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError, UsageError
 
-from .contract import Exit, Sandbox, SandboxSpec, Snapshot, Workspace, WorkspaceSpec
+from .contract import Attempt, Exit, Sandbox, SandboxSpec, Snapshot, Workspace, WorkspaceSpec
 from .fork_server import LET_THROUGH, Forking
 from .handles import BubblewrapSandbox, BubblewrapSnapshot, BubblewrapWorkspace
 from .launcher_client import Launcher, LauncherGone, Reply
@@ -86,7 +86,7 @@ class BubblewrapDriver:
         profile, machine = read_profile(profile_file(self._profile)), os.uname().machine
         program, looser = assemble(profile, machine), assemble(profile.without(*LET_THROUGH), machine)
         self._stage.mkdir(parents=True, exist_ok=True)
-        self._opened = Launcher(program, self._stage.resolve(), self._exited, self._lost)
+        self._opened = Launcher(program, self._stage.resolve(), self._exited, self._attempted, self._lost)
         self._tasks = await anyio.create_task_group().__aenter__()
         self._forks = Forking(self._opened, looser, self._tasks, self._take_uid, self._give_uid)
         try:
@@ -240,10 +240,13 @@ class BubblewrapDriver:
             return None
         asked = fork_request(request, spec.limits, template.number)
         try:
-            return await self._started(spec, asked, workspace, FORK_PROCESSES)
+            sandbox = await self._started(spec, asked, workspace, FORK_PROCESSES)
         except SandboxError as error:
             self._forks.failed(template, str(error))
             return None
+        while template.attempts:  # it tried before anybody's session, as a server that starts cold may
+            sandbox.attempted(template.attempts.pop(0))
+        return sandbox
 
     async def fork(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
         """As `acquire`, but never cold. Raises `SandboxError` with the reason where it cannot be forked."""
@@ -298,6 +301,14 @@ class BubblewrapDriver:
             self._workspaces.discard(workspace)
             self._give_uid(workspace.uid)
 
+    def _attempted(self, message: JsonObject) -> None:
+        number, attempt = cast(int, message["attempt"]), _attempt(message)
+        found = self._sandboxes.get(number)
+        if found is not None:
+            found[0].attempted(attempt)
+        else:
+            self._forks.attempted(number, attempt)
+
     def _exited(self, message: JsonObject) -> None:
         number = cast(int, message["exit"])
         found = self._sandboxes.pop(number, None)
@@ -323,6 +334,12 @@ def _find_bwrap() -> str:
     if found is None:
         raise UsageError(INSTALL)
     return os.path.realpath(found)
+
+
+def _attempt(message: JsonObject) -> Attempt:
+    words = (cast(str, message.get(name, "")) for name in ("protocol", "address", "name"))
+    protocol, address, name = words
+    return Attempt(protocol, address, cast(int, message.get("port", 0)), name, cast(int, message["count"]))
 
 
 def _real(path: Path) -> str:

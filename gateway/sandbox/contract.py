@@ -9,12 +9,13 @@ is killed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 __all__ = [
+    "Attempt",
     "Exit",
     "FileEntry",
     "Limits",
@@ -121,6 +122,21 @@ class Exit:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """Tries to reach the network past the proxy, all of which the sandbox's own kernel refused.
+
+    `protocol` is `tcp` or `udp`, `name` what a DNS query asked for. `count` tries are told at once. The
+    last of a sandbox may tell only how many more there were: its `protocol` is empty then.
+    """
+
+    protocol: str
+    address: str
+    port: int
+    name: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxStats:
     """What a sandbox uses now; `None` where the machine offers no way to know."""
 
@@ -212,6 +228,13 @@ class Sandbox(Protocol):
 
     def stderr_tail(self) -> str:
         """Return the last few KiB of stderr; the rest was drained, counted and dropped."""
+        ...
+
+    def notice(self, tell: Callable[[Attempt], None]) -> bool:
+        """Have `tell` called for each attempt to reach the network directly, the earlier ones at once.
+
+        False where the driver never learns of any: then they are refused all the same, and not told.
+        """
         ...
 
     async def wait(self) -> Exit:

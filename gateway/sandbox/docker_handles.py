@@ -9,7 +9,7 @@ import anyio
 
 from gateway.errors import SandboxError
 
-from .contract import Exit, FileEntry, SandboxStats, Snapshot, WorkspaceSpec
+from .contract import Attempt, Exit, FileEntry, SandboxStats, Snapshot, WorkspaceSpec
 from .docker_container import INIT_PROCESSES
 from .docker_keeper import Keeper
 from .docker_seeds import Packed
@@ -78,6 +78,10 @@ class DockerSandbox:
     def stderr_tail(self) -> str:
         """As `contract.Sandbox.stderr_tail`."""
         return self.streams.stderr.text()
+
+    def notice(self, tell: Callable[[Attempt], None]) -> bool:
+        """As `contract.Sandbox.notice`: the kernel refuses what a container tries, and tells nobody."""
+        return False
 
     async def wait(self) -> Exit:
         """As `contract.Sandbox.wait`."""

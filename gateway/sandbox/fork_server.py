@@ -18,7 +18,7 @@ import anyio.abc
 from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError
 
-from .contract import Limits, Mount, Preload, SandboxSpec, WorkspaceSpec
+from .contract import Attempt, Limits, Mount, Preload, SandboxSpec, WorkspaceSpec
 from .launcher_client import Launcher, LauncherGone
 from .pipes import StderrTail, drain, read_when_ready
 from .start_request import template_request
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 LET_THROUGH = ("clone", "unshare", "mount", "move_mount")
 """What a template's filter leaves to its forks, until they load their session's."""
 MOST_FAILURES = 3
+MOST_ATTEMPTS = 64
 READY_SECONDS = 60.0
 LAST_WORDS = 300
 
@@ -43,6 +44,7 @@ class Template:
     """One preloaded program; `number` is what the launcher knows it by, 0 while there is none.
 
     `starting` is there while it is brought up, which whoever asked for it first does not wait out alone.
+    `attempts` is what it tried to reach, not told yet: its first fork answers for it.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Template:
     failures: int = 0
     refused: bool = False
     errors: StderrTail = field(default_factory=StderrTail)
+    attempts: list[Attempt] = field(default_factory=list[Attempt])
 
 
 class Forking:
@@ -144,6 +147,12 @@ class Forking:
             why,
             f" ({said})" if said else "",
         )
+
+    def attempted(self, number: int, attempt: Attempt) -> None:
+        """Note what a template tried to reach while it was imported."""
+        for template in self._templates.values():
+            if template.number == number and len(template.attempts) < MOST_ATTEMPTS:
+                template.attempts.append(attempt)
 
     def ended(self, number: int) -> bool:
         """Take note that the template of that number has ended; False if there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Protocol
@@ -12,7 +13,7 @@ import anyio
 
 from gateway.errors import SandboxError
 
-from .contract import Exit, FileEntry, SandboxStats, Snapshot, WorkspaceSpec
+from .contract import Attempt, Exit, FileEntry, SandboxStats, Snapshot, WorkspaceSpec
 from .pipes import Pipes
 from .reading import TreeReader
 from .usage import read_stats
@@ -20,6 +21,8 @@ from .usage import read_stats
 __all__ = ["BubblewrapSandbox", "BubblewrapSnapshot", "BubblewrapWorkspace"]
 
 KILL_SECONDS = 1.0
+EARLY_ATTEMPTS = 64
+"""Kept until somebody wants to know; the launcher tells so many a minute at most."""
 
 
 class Keeper(Protocol):
@@ -144,10 +147,16 @@ class BubblewrapSandbox:
         self._ended = anyio.Event()
         self._folders: dict[str, str] = {}
         self._own = 0
+        self._early: deque[Attempt] = deque(maxlen=EARLY_ATTEMPTS)
+        self._tell: Callable[[Attempt], None] = self._early.append
 
     def started(self, folders: dict[str, str], own: int) -> None:
         """Note the folders of its control groups, and how many processes in them are not the program's."""
         self._folders, self._own = folders, own
+
+    def attempted(self, attempt: Attempt) -> None:
+        """Note that it tried to reach the network."""
+        self._tell(attempt)
 
     def ended(self, exit_: Exit) -> None:
         """Note how it ended; only the first report counts."""
@@ -172,6 +181,13 @@ class BubblewrapSandbox:
         """As `contract.Sandbox.stderr_tail`."""
         return self._pipes.stderr.text()
 
+    def notice(self, tell: Callable[[Attempt], None]) -> bool:
+        """As `contract.Sandbox.notice`."""
+        self._tell = tell
+        while self._early:
+            tell(self._early.popleft())
+        return True
+
     async def wait(self) -> Exit:
         """As `contract.Sandbox.wait`."""
         await self._ended.wait()
@@ -190,4 +206,5 @@ class BubblewrapSandbox:
             with anyio.move_on_after(KILL_SECONDS):
                 await self._ended.wait()
             self.ended(Exit(-9, "killed by the gateway; its end was not confirmed within a second"))
+            self._tell = self._early.append  # whoever wanted to know may be gone with its session
             self._pipes.close()

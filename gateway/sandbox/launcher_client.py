@@ -58,16 +58,22 @@ class LauncherGone(SandboxError):
 class Launcher:
     """The launcher, replaced at the next request after it died.
 
-    `on_exit(message)` is called for each sandbox that ended, `on_loss()` when the launcher died and
-    every sandbox with it. The numbers of requests are never used twice, also by the next launcher.
+    `on_exit(message)` is called for each sandbox that ended, `on_attempt(message)` for what one tried to
+    reach, `on_loss()` when the launcher died and every sandbox with it. The numbers of requests are never
+    used twice, also by the next launcher.
     """
 
     def __init__(
-        self, program: bytes, stage: Path, on_exit: Callable[[JsonObject], None], on_loss: Callable[[], None]
+        self,
+        program: bytes,
+        stage: Path,
+        on_exit: Callable[[JsonObject], None],
+        on_attempt: Callable[[JsonObject], None],
+        on_loss: Callable[[], None],
     ) -> None:
         """Take a seccomp program and an empty folder; start nothing."""
         self._program, self._stage = program, stage
-        self._on_exit, self._on_loss = on_exit, on_loss
+        self._on_exit, self._on_attempt, self._on_loss = on_exit, on_attempt, on_loss
         self._pending: dict[int, _Pending] = {}
         self._last = 0
         self._gone = self._closed = False
@@ -192,6 +198,8 @@ class Launcher:
                 starting.reply = Reply({"error": "it ended before it could start its program"}, ())
                 starting.done.set()
             return self._on_exit(body)
+        if "attempt" in body:
+            return self._on_attempt(body)
         pending = self._pending.get(cast(int, body["id"]))
         if pending is None:
             for fd in fds:

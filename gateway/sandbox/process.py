@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,7 +21,17 @@ import anyio.to_thread
 
 from gateway.errors import SandboxError
 
-from .contract import Exit, FileEntry, Sandbox, SandboxSpec, SandboxStats, Snapshot, Workspace, WorkspaceSpec
+from .contract import (
+    Attempt,
+    Exit,
+    FileEntry,
+    Sandbox,
+    SandboxSpec,
+    SandboxStats,
+    Snapshot,
+    Workspace,
+    WorkspaceSpec,
+)
 from .pipes import Pipes
 from .reading import TreeReader
 
@@ -132,6 +142,10 @@ class ProcessSandbox:
     def stderr_tail(self) -> str:
         """As `contract.Sandbox.stderr_tail`."""
         return self._pipes.stderr.text()
+
+    def notice(self, tell: Callable[[Attempt], None]) -> bool:
+        """As `contract.Sandbox.notice`: nothing is refused, so nothing is told."""
+        return False
 
     async def wait(self) -> Exit:
         """As `contract.Sandbox.wait`."""

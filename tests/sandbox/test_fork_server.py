@@ -227,7 +227,15 @@ HOSTILE = {
         "    def prctl(self, what, *more): return 0 if what == 22 else libc.prctl(what, *more)\n"
         "main.libc = Libc()"
     ),
-    "still in its template's namespaces (net": ("main.CLONE_NEWNET = 0\nmain.loopback_up = lambda: None"),
+    "made no network of its own": "main.CLONE_NEWNET = 0",
+    "left the network that it was given": (
+        "real = main.be_server\n"
+        "def be_server(*more):\n"
+        "    main.libc.unshare(0x40000000)\n"
+        "    return real(*more)\n"
+        "main.be_server = be_server"
+    ),
+    "still in its template's namespaces (ipc": "main.CLONE_NEWIPC = 0",
     "processes of its own": (
         "import os, time\nreal = main.drop_rights\n"
         "def drop(program):\n"

@@ -14,15 +14,9 @@ from gateway.sandbox.bubblewrap import COPY_BELOW, BubblewrapDriver
 from gateway.sandbox.contract import Sandbox, SandboxSpec, WorkspaceSpec
 from gateway.sandbox.handles import BubblewrapWorkspace
 from gateway.sandbox.launcher.groups import PREFIX
+from tests.support.launchers import launchers
 
 SLEEPER = SandboxSpec("sleeper", ("/bin/sh", "-c", "echo up; exec sleep 86396.5"))
-
-
-def launchers() -> list[int]:
-    """Return the launchers below this process."""
-    lists = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    pids = [int(word) for path in lists for word in path.read_text().split()]
-    return [pid for pid in pids if b"launcher.main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def groups_of(pid: int) -> list[str]:

@@ -15,7 +15,7 @@ from gateway.sandbox.seccomp import Profile, assemble, profile_file, read_profil
 from gateway.sandbox.syscalls import ARCHITECTURES, Architecture
 
 ALLOW, KILL = 0x7FFF0000, 0x80000000
-EPERM, ENOSYS, EAFNOSUPPORT = 0x50001, 0x50026, 0x50061
+EPERM, ENOSYS, EAFNOSUPPORT, EPROTONOSUPPORT = 0x50001, 0x50026, 0x50061, 0x5005D
 MASK = (1 << 64) - 1
 MACHINES = tuple(ARCHITECTURES)
 PROFILE = read_profile(profile_file())
@@ -74,6 +74,15 @@ def test_every_rule_without_conditions_refuses_its_calls(machine: str) -> None:
         ("clone", (0x20000,), EPERM),
         ("clone", (1 << 40 | CLONE_NEWUSER,), EPERM),
         ("clone3", (), ENOSYS),
+        ("socket", (2, 1, 6), ALLOW),
+        ("socket", (2, 1, 262), ALLOW),
+        ("socket", (1, 1, 1), ALLOW),
+        ("socket", (2, 2, 1), EPROTONOSUPPORT),
+        ("socket", (10, 2, 58), EPROTONOSUPPORT),
+        ("socket", (2, 6, 33), EPROTONOSUPPORT),
+        ("socket", (10, 1, 132), EPROTONOSUPPORT),
+        ("socket", (2, 2, 136), EPROTONOSUPPORT),
+        ("socket", (2, 2, 1 << 32 | 136), EPROTONOSUPPORT),
         ("io_uring_setup", (), ENOSYS),
         ("ioctl", (0, 0x5401), ALLOW),
         ("ioctl", (0, 0x5412), EPERM),

@@ -2,9 +2,9 @@
 
 The template is told to fork and to give the child one end of a socket. From then on the child is met
 over that socket alone; its resource limits are its template's. It begins as the init of its own namespaces.
-In this order it is looked at, moved to its own control groups, and given its user ids; it forks the server,
-which gets the workspace; both drop their rights and are looked at again; the server gets pipes, arguments
-and environment. Until that last step they know nothing of their session.
+In this order it is looked at, moved to its own control groups, and given its network and its user ids; it
+forks the server, which gets the workspace; both drop their rights and are looked at again; the server gets
+pipes, arguments and environment. Until that last step they know nothing of their session.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from . import jail, kernel, looking, pins
+from . import jail, kernel, looking, network, pins
 from .groups import Group
 
 __all__ = ["SECONDS", "Fork", "Template", "TemplateUnfit", "hear"]
@@ -89,7 +89,10 @@ class Template:
 
 @dataclass
 class Fork:
-    """The start of one session. `door` is our end of the socket to it, `theirs` the other."""
+    """The start of one session. `door` is our end of the socket to it, `theirs` the other.
+
+    `init` is the first process of its namespaces, `network` the inode of the one for the network.
+    """
 
     template: Template
     group: Group
@@ -97,14 +100,16 @@ class Fork:
     door: socket.socket
     theirs: socket.socket
     init: int = 0
+    network: int = 0
 
-    def start(self, home: int, program: bytes, fds: list[int], *, root: bool) -> int:
-        """Bring it up to its server's first step; return a descriptor of its init process.
+    def start(self, home: int, program: bytes, fds: list[int], *, root: bool) -> tuple[int, list[int]]:
+        """Bring it up to its server's first step; return a descriptor of its init, and what sees attempts.
 
         `fds`: standard input, output and error, and the namespace of the workspace. Raises `OSError`.
         """
         self.door.settimeout(SECONDS)
         self._fork()
+        listeners = self._furnish()
         self._give_ids(root=root)
         tree = pins.take(fds[3], home)
         if not self.request["writable"]:
@@ -118,7 +123,7 @@ class Fork:
         if self._hear() != (b"hidden", self.init):
             raise OSError("a fork's init did not hide")
         socket.send_fds(self.door, [b"go"], [*fds[:3], self._words()])
-        return held
+        return held, listeners
 
     def _fork(self) -> None:
         """Have the template fork, and see that nothing but our socket connects it to the fork."""
@@ -141,6 +146,20 @@ class Fork:
         finally:
             os.write(turn[1], b"1")
         self.init = pid
+
+    def _furnish(self) -> list[int]:
+        """Make the fork's network from outside, so that what its template did cannot keep it unseen."""
+        namespace = os.open(f"/proc/{self.init}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.network = os.fstat(namespace).st_ino
+            others = {os.stat(f"/proc/{who}/ns/net").st_ino for who in ("self", self.template.pid)}
+            # Asked once its namespace is held: it is a fork's, and not that of a later process of its number.
+            if self.network in others or looking.parent_of(self.init) != self.template.pid:
+                raise TemplateUnfit("a fork made no network of its own")
+            kernel.setns(namespace, kernel.CLONE_NEWNET)
+        finally:
+            os.close(namespace)
+        return [listener.detach() for listener in network.make()]
 
     def _give_ids(self, *, root: bool) -> None:
         if not root:
@@ -172,6 +191,8 @@ class Fork:
             )
             if finding:
                 raise TemplateUnfit(finding)
+            if os.stat(f"/proc/{pid}/ns/net").st_ino != self.network:
+                raise TemplateUnfit("a fork left the network that it was given")
 
     def _words(self) -> int:
         """Return a nameless file with the session's arguments and environment."""

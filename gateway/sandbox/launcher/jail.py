@@ -196,7 +196,7 @@ def _memory_file(data: bytes) -> int:
 
 
 def _arguments(request: dict[str, Any], filters: int, status: int) -> Iterable[str]:
-    yield from ("--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL")
+    yield from ("--unshare-all", "--share-net", "--unshare-user", "--disable-userns", "--cap-drop", "ALL")
     yield from ("--new-session", "--die-with-parent", "--uid", str(INSIDE_UID), "--gid", str(INSIDE_UID))
     yield from ("--hostname", "sandbox", "--seccomp", str(filters), "--json-status-fd", str(status))
     for path, link in host_folders():

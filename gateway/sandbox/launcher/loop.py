@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import forking, jail, kernel, outer, pins
+from . import forking, jail, kernel, network, outer, pins
 from .groups import Group, Groups
+from .hearing import REST_SECONDS, Hearing
 from .running import Forked, Running
 
 __all__ = ["Launcher"]
@@ -45,21 +46,33 @@ class Launcher:
     watched: dict[int, Callable[[], None]] = field(default_factory=dict[int, Callable[[], None]])
     poll: select.poll = field(default_factory=select.poll)
 
+    def __post_init__(self) -> None:
+        """Listen to the sandboxes that will be."""
+        self.hearing = Hearing(self.watch, self.unwatch, self.tell)
+
     def serve(self) -> None:
         """Answer until the gateway is gone."""
         wake = _wake_on_child()
         self.poll.register(self.socket, select.POLLIN)
         self.poll.register(wake, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in self.poll.poll(RETRY_SECONDS * 1000 if self.ended else None)}
+            ready = {fd for fd, _ in self.poll.poll(self.pause())}
             if wake in ready:
                 os.read(wake, 4096)
                 self.reap()
-            for fd in ready & self.watched.keys():
-                self.watched[fd]()
+            for fd in ready:
+                if fd in self.watched:  # none of those called before it ended what it is of
+                    self.watched[fd]()
             self.ended = [group for group in self.ended if not group.remove()]
+            self.hearing.wake()
             if self.socket.fileno() in ready and not self.receive():
                 return
+
+    def pause(self) -> float | None:
+        """Return how many milliseconds to wait at most."""
+        if self.ended:
+            return RETRY_SECONDS * 1000
+        return REST_SECONDS * 1000 if self.hearing.resting else None
 
     def watch(self, fd: int, heard: Callable[[], None]) -> None:
         """Have `heard` called once something is to be read from `fd`, until `unwatch`."""
@@ -145,20 +158,34 @@ class Launcher:
         """Fork a sandbox; the child answers just before it becomes bwrap."""
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
+        report, reporting = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         group = Group({})
-        try:
-            group = self.group_of(request)
-            parent = os.getpid()
-            pid = os.fork()
-        except OSError:
-            self.ended.append(group)
-            os.close(reading)
-            os.close(writing)
-            raise
-        if pid == 0:
-            self.become_sandbox(parent, request, fds, group, writing)
+        with reporting:
+            try:
+                group = self.group_of(request)
+                parent = os.getpid()
+                pid = os.fork()
+            except OSError:
+                self.ended.append(group)
+                os.close(reading)
+                os.close(writing)
+                report.close()
+                raise
+            if pid == 0:
+                self.become_sandbox(parent, request, fds, group, writing, reporting)
         os.close(writing)
-        self.running[request["id"]] = Running(pid, group, reading)
+        self.runs(request["id"], Running(pid, group, reading, report))
+
+    def runs(self, number: int, sandbox: Running) -> None:
+        """Take note of a sandbox, and be told once it has a network."""
+        self.running[number] = sandbox
+        sandbox.report.setblocking(False)
+        self.watch(sandbox.report.fileno(), lambda: self.furnished(number, sandbox))
+
+    def furnished(self, number: int, sandbox: Running) -> None:
+        """Listen to what a sandbox tries to reach, now that it has a network, or never will."""
+        self.unwatch(sandbox.report.fileno())
+        self.hearing.begin(number, sandbox.furnished())
 
     def group_of(self, request: dict[str, Any]) -> Group:
         """Make the control groups of a sandbox."""
@@ -166,13 +193,20 @@ class Launcher:
         return self.groups.make(str(request["id"]), **limits)
 
     def become_sandbox(
-        self, parent: int, request: dict[str, Any], fds: list[int], group: Group, status: int
+        self,
+        parent: int,
+        request: dict[str, Any],
+        fds: list[int],
+        group: Group,
+        status: int,
+        report: socket.socket,
     ) -> None:
         """Turn this child into the sandbox; never returns."""
         try:
             kernel.die_with_parent(parent)
             group.join()
             jail.assemble(self.stage, self.home, fds[3], request)
+            _furnish(report)
             for number, fd in enumerate(fds[:3]):
                 os.dup2(fd, number)
             # The others' would count against its limit on open files before it is what it is to be.
@@ -194,8 +228,9 @@ class Launcher:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         reading, writing = os.pipe()
         os.close(writing)
+        report, reporting = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         group = Group({})
-        with theirs:
+        with theirs, reporting:
             try:
                 group = self.group_of(request)
                 parent = os.getpid()
@@ -204,20 +239,27 @@ class Launcher:
                 self.ended.append(group)
                 os.close(reading)
                 ours.close()
+                report.close()
                 raise
             if pid == 0:
-                self.become_template(parent, request, group, theirs.fileno(), fds[0])
-        self.running[request["id"]] = Running(pid, group, reading)
+                self.become_template(parent, request, group, (theirs.fileno(), fds[0]), reporting)
+        self.runs(request["id"], Running(pid, group, reading, report))
         self.watch(ours.fileno(), lambda: self.template_said(request["id"], ours))
 
     def become_template(
-        self, parent: int, request: dict[str, Any], group: Group, control: int, errors: int
+        self,
+        parent: int,
+        request: dict[str, Any],
+        group: Group,
+        fds: tuple[int, int],
+        report: socket.socket,
     ) -> None:
         """Turn this child into the monitor of a template; never returns."""
         try:
             kernel.die_with_parent(parent)
             group.join()
-            outer.run(self.stage, request, control, errors, root=self.root)
+            _furnish(report)
+            outer.run(self.stage, request, *fds, root=self.root)
         finally:
             os._exit(1)
 
@@ -271,8 +313,8 @@ class Launcher:
         status = FAILED
         try:
             kernel.die_with_parent(parent)
-            init = fork.start(self.home, self.program, fds, root=self.root)
-            socket.send_fds(report, [b"started"], [init])
+            init, listeners = fork.start(self.home, self.program, fds, root=self.root)
+            socket.send_fds(report, [b"started"], [init, *listeners])
             self.tell({"id": request["id"], "ok": True, "folders": dict(fork.group.folders)})
             status = 0
         except forking.TemplateUnfit as error:
@@ -291,6 +333,7 @@ class Launcher:
                 self.kill(sandbox.template)
             return self.session_ended(number)
         self.watch(sandbox.init, lambda: self.session_ended(number))
+        self.hearing.begin(number, sandbox.attempts)
         if sandbox.killed:
             sandbox.kill()
         return None
@@ -332,6 +375,10 @@ class Launcher:
         """Tell how a sandbox ended, and let nothing of it remain."""
         if isinstance(sandbox, Forked):
             self.unwatch(sandbox.init)
+        else:
+            self.unwatch(sandbox.report.fileno())
+            sandbox.furnished()  # it may have ended before anybody looked
+        self.hearing.end(number, sandbox.attempts)
         if template := self.templates.pop(number, None):
             template.close()
         code = sandbox.exit_code()
@@ -356,6 +403,13 @@ class Launcher:
                 break
             select.select((), (), (), RETRY_SECONDS)
         self.groups.close()
+
+
+def _furnish(report: socket.socket) -> None:
+    """Have a network of one's own, and hand over what sees attempts in it."""
+    kernel.unshare(kernel.CLONE_NEWNET)
+    listeners = network.make()
+    socket.send_fds(report, [b"network"], [listener.fileno() for listener in listeners])
 
 
 def _wake_on_child() -> int:

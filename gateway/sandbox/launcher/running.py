@@ -6,24 +6,36 @@ import json
 import os
 import signal
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from .attempts import Attempts
 from .groups import Group
 
 __all__ = ["Forked", "Running"]
 
-LONGEST, MOST_WORDS = 16, 4
+LONGEST, MOST_WORDS, MOST_FDS = 16, 4, 8
 
 
 @dataclass
 class Running:
-    """A program below `bwrap`: bwrap's own pid, its groups, where bwrap reports."""
+    """A program below `bwrap`: bwrap's own pid, its groups, where bwrap reports.
+
+    From `report` comes, once, what sees attempts in its network.
+    """
 
     pid: int
     group: Group
     status: int
+    report: socket.socket
+    attempts: Attempts = field(default_factory=lambda: Attempts([]))
     killed: bool = False
     told: bytes = b""
+
+    def furnished(self) -> Attempts:
+        """Take what sees attempts from who furnished the network, if that has happened."""
+        if not self.attempts.sockets:
+            self.attempts = Attempts([socket.socket(fileno=fd) for fd in _received(self.report)])
+        return self.attempts
 
     def kill(self) -> None:
         """Send SIGKILL to all of it."""
@@ -44,6 +56,7 @@ class Running:
     def close(self) -> None:
         """Forget it."""
         os.close(self.status)
+        self.report.close()
 
 
 @dataclass
@@ -59,6 +72,7 @@ class Forked:
     report: socket.socket
     template: int
     init: int = -1
+    attempts: Attempts = field(default_factory=lambda: Attempts([]))
     killed: bool = False
 
     def kill(self) -> None:
@@ -68,14 +82,11 @@ class Forked:
             _kill_by(self.init)
 
     def started(self) -> bool:
-        """Take the init from who started it; False where there is none."""
-        try:
-            fds = socket.recv_fds(self.report, LONGEST, 1)[1]
-        except BlockingIOError:
-            return False
-        for fd in fds:
-            os.set_inheritable(fd, False)
-            self.init = fd
+        """Take the init, and what sees attempts, from who started it; False where there is none."""
+        fds = _received(self.report)
+        if fds:
+            self.init = fds[0]
+            self.attempts = Attempts([socket.socket(fileno=fd) for fd in fds[1:]])
         return bool(fds)
 
     def exit_code(self) -> int | None:
@@ -97,6 +108,17 @@ class Forked:
         self.report.close()
         if self.init >= 0:
             os.close(self.init)
+
+
+def _received(report: socket.socket) -> list[int]:
+    """Return the descriptors that came, if any did."""
+    try:
+        fds = socket.recv_fds(report, LONGEST, MOST_FDS)[1]
+    except BlockingIOError:
+        return []
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return fds
 
 
 def _available(fd: int) -> bytes:

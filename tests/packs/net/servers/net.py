@@ -5,6 +5,7 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 
 import httpx2
 from mcp.server import MCPServer
@@ -21,7 +22,7 @@ def fetch(url: str) -> str:
             return answer.read().decode()
     except urllib.error.HTTPError as error:
         return f"{error.code} {error.read().decode()}"
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         return f"failed: {error}"
 
 
@@ -47,10 +48,12 @@ def connect(host: str, port: int) -> str:
 
 @server.tool()
 def datagram(host: str, port: int) -> str:
-    """Send a UDP datagram."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    """Send a UDP datagram, and another one: the first one's refusal is told then."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
-            sock.sendto(b"out", (host, port))
+            sock.connect((host, port))
+            for _ in range(2):
+                sock.send(b"out")
         except OSError as error:
             return f"failed: {error}"
     return "sent"
@@ -63,6 +66,15 @@ def resolve(host: str) -> str:
         return socket.gethostbyname(host)
     except OSError as error:
         return f"failed: {error}"
+
+
+@server.tool()
+def flood(host: str, ports: int, each: int) -> str:
+    """Send so many datagrams to each of so many ports."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for number in range(ports * each):
+            sock.sendto(b"out", (host, 1000 + number % ports))
+    return "sent"
 
 
 @server.tool()
