@@ -28,6 +28,7 @@ __all__ = ["Ended", "Engine"]
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 UNIX = "http+unix://"
 TIMEOUT = 60
+GONE, CONFLICT = 404, 409
 NO_ENGINE = (
     "no Docker engine answers ({0}): start it (`systemctl start docker`; `apt-get install docker.io` where "
     "there is none), or name its unix socket in DOCKER_HOST"
@@ -90,6 +91,24 @@ class Engine:
             self._api.import_image_from_file(
                 str(archive), repository=repository, tag=version, changes=changes
             )
+
+    def image_tags(self, label: str) -> list[str]:
+        """Return the tags of every image that carries the label."""
+        with _told("listing images"):
+            found = cast(list[dict[str, Any]], self._api.images(filters={"label": [label]}))
+        return [tag for one in found for tag in one.get("RepoTags") or ()]
+
+    def remove_image(self, tag: str) -> bool:
+        """Take the tag away, and the image if it was its last; False where a container uses it."""
+        with _told(f"removing the image {tag}"):
+            try:
+                self._api.remove_image(tag, force=False)
+            except docker.errors.APIError as error:
+                if error.status_code == CONFLICT:
+                    return False
+                if error.status_code != GONE:
+                    raise
+        return True
 
     def create_volume(self, options: Mapping[str, str], labels: Mapping[str, str]) -> str:
         """Make a volume of the `local` driver and return its name."""
@@ -183,5 +202,5 @@ def _fine_if_gone() -> Generator[None]:
     try:
         yield
     except docker.errors.APIError as error:
-        if error.status_code not in (404, 409):
+        if error.status_code not in (GONE, CONFLICT):
             raise

@@ -8,6 +8,7 @@ Decides nothing about calls; blocking calls to the engine are made in threads.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -31,12 +32,14 @@ from .docker_reaper import remove_all
 from .docker_reaping import Reaper
 from .docker_seeds import FrozenSeed, Packed
 from .docker_streams import AttachedStreams
-from .images import ensure_image, read_recipe
+from .images import ensure_image, read_recipe, remove_old_images
 from .seccomp import profile_file
 from .start_request import check_spec, check_target
 from .usage import exit_of
 
 __all__ = ["DockerDriver"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -128,9 +131,21 @@ class DockerDriver:
         self._image = ensure_image(self._engine, read_recipe(self._recipe)).id
 
     def _sweep(self) -> None:
+        alone = True
         for left in self._engine.labels_in_use(OWNER):
             if is_dead(left):
                 remove_all(self._engine.socket, f"{OWNER}={left}")
+            else:
+                alone = False
+        if alone:  # another gateway may be of another version and use the image that is old to this one
+            self._sweep_images()
+
+    def _sweep_images(self) -> None:
+        try:
+            for tag in remove_old_images(self._engine, read_recipe(self._recipe)):
+                logger.info("removed the image %s: it was made of an earlier recipe", tag)
+        except SandboxError as error:
+            logger.warning("images of earlier recipes could not be removed: %s", error)
 
     async def _listen(self, label: str, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Hear of containers that ended until the driver is left; an engine that hangs up has ended all."""

@@ -10,6 +10,7 @@ so the tag carries the recipe's hash and an image of an older recipe is not foun
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -39,6 +40,7 @@ __all__ = [
     "check_image",
     "ensure_image",
     "read_recipe",
+    "remove_old_images",
 ]
 
 REPOSITORY = "sandgate"
@@ -89,6 +91,14 @@ class Images(Protocol):
         """Make the image `tag` of a tar file; `changes` are lines such as `LABEL a=b`."""
         ...
 
+    def image_tags(self, label: str) -> list[str]:
+        """Return the tags of every image that carries the label."""
+        ...
+
+    def remove_image(self, tag: str) -> bool:
+        """Take the tag away, and the image if it was its last; False where a container uses it."""
+        ...
+
 
 def read_recipe(name: str) -> Recipe:
     """Read `sandboxes/images/<name>/recipe.yaml`. Raises `UsageError` or `ConfigError`."""
@@ -128,6 +138,16 @@ def check_image(recipe: Recipe, found: Image) -> Image:
             "or run the gateway on a Python outside /usr, which is mounted into containers"
         )
     return found
+
+
+def remove_old_images(images: Images, recipe: Recipe) -> list[str]:
+    """Remove what was made of earlier versions of `recipe` and no container uses; return their tags.
+
+    Ours are told by both the label and the tag: an image built on ours has the label too.
+    """
+    own = re.compile(rf"{REPOSITORY}/{re.escape(recipe.name)}:[0-9a-f]{{{DIGEST_DIGITS}}}")
+    old = [tag for tag in images.image_tags(PYTHON_LABEL) if own.fullmatch(tag) and tag != recipe.tag]
+    return [tag for tag in old if images.remove_image(tag)]
 
 
 def build_archive(recipe: Recipe, archive: Path) -> None:

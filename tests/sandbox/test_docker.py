@@ -8,13 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
+import docker  # type: ignore[import-untyped]
 import pytest
 from anyio.abc import SocketStream
 
@@ -24,6 +26,7 @@ from gateway.sandbox.docker import Engine
 from gateway.sandbox.docker_driver import DockerDriver
 from gateway.sandbox.docker_handles import DockerWorkspace
 from gateway.sandbox.docker_owner import DRIVER, OWNER, is_dead, owner
+from gateway.sandbox.images import read_recipe
 from gateway.sandbox.probe import PROBES, ProbeResult, run_probes
 
 STAND_IN = Path(__file__).parent / "docker_stand_in.py"
@@ -276,6 +279,45 @@ async def test_a_start_sweeps_what_a_gateway_left_that_died_with_its_reaper(engi
         async with DockerDriver():
             assert sleepers("86393.1") == 0
             assert not left(DRIVER, label)
+
+
+OLD = f"sandgate/base:{'0' * 12}"
+HELD = f"sandgate/base:{'1' * 12}"
+FOREIGN = ("sandgate/base:mine", f"somebody/base:{'0' * 12}", f"sandgate/other:{'0' * 12}")
+UNLABELLED = f"sandgate/base:{'2' * 12}"
+
+
+def add_images(folder: Path, engine: Engine) -> None:
+    """Add small images of those names, each of one file."""
+    for number, tag in enumerate((OLD, HELD, *FOREIGN, UNLABELLED)):
+        archive, file = folder / f"{number}.tar", folder / "file"
+        file.write_text(tag)
+        with tarfile.open(archive, "w") as tar:
+            tar.add(file, "file")
+        engine.import_image(archive, tag, [] if tag == UNLABELLED else ['LABEL sandgate.python="3.11"'])
+
+
+async def test_a_start_removes_images_of_earlier_recipes_and_nobody_elses(
+    engine: str, tmp_path: Path
+) -> None:
+    api: Any = docker.APIClient(base_url=engine)
+    with closing(api), asked() as images:
+        async with stand_in("86395.1"):
+            add_images(tmp_path, images)
+            container = api.create_container(HELD, ["x"])["Id"]
+            async with DockerDriver():
+                assert images.image(OLD) is not None  # another gateway lives, perhaps of another version
+        try:
+            async with DockerDriver():
+                assert images.image(OLD) is None
+                for tag in (HELD, *FOREIGN, UNLABELLED, read_recipe("base").tag):
+                    assert images.image(tag) is not None, tag
+            api.remove_container(container)
+            async with DockerDriver():
+                assert images.image(HELD) is None
+        finally:
+            for tag in (*FOREIGN, UNLABELLED):
+                assert images.remove_image(tag)
 
 
 async def test_a_sweep_leaves_a_living_gateway_alone(engine: str) -> None:

@@ -129,6 +129,12 @@ class NoImages:
     def import_image(self, archive: Path, tag: str, changes: list[str]) -> None:
         raise AssertionError(f"nobody asked to import {archive} as {tag} {changes}")
 
+    def image_tags(self, label: str) -> list[str]:
+        return []
+
+    def remove_image(self, tag: str) -> bool:
+        raise AssertionError(f"nobody asked to remove {tag}")
+
 
 def test_a_missing_image_is_told_with_the_command_that_builds_it() -> None:
     with pytest.raises(UsageError, match=r"python -m gateway\.sandbox\.images base"):
