@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft4Validator  # ours refuses one of the schema's patterns, which Rust does not know
 
 from tests.support.gateways import PACKS
+from tests.support.node_packages import node_folder
 from tests.support.terminal import sandgate
 
 ECHO = PACKS / "echo" / "policy.yaml"
@@ -64,7 +68,36 @@ def test_an_argument_that_no_tool_takes_is_named_from_the_packs_lock(tmp_path: P
     assert (warning["code"], warning["line"], warning["column"]) == ("unknown_argument", 3, 46)
 
 
-def test_sarif_has_the_structure_of_its_version(tmp_path: Path) -> None:
+SARIF = "@microsoft/jest-sarif@1.0.0-beta.0"
+
+
+def sarif_faults(document: Any) -> list[str]:
+    """Return what the official schema finds wrong with a document."""
+    schemas = node_folder("sarif", [SARIF], program="") / "node_modules/@microsoft/jest-sarif/lib/schemas"
+    schema = json.loads((schemas / "sarif-2.1.0-rtm.5.json").read_text(encoding="utf-8-sig"))
+    validator: Any = Draft4Validator(schema)
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "results"),
+    [
+        ("version: 1\nrules:\n  - {id: a, allow: echo.echo}\n", 0, False),
+        ("version: 1\nrules:\n  - {id: a, allow: echo.nothing}\n", 0, True),
+        ("version: 1\nrules: []\ntests:\n  - {call: echo.echo, expect: allow}\n", 1, True),
+        ("version: 1\nrule: []\n", 2, True),
+        ("version: 1\nrules: [\n", 2, True),
+    ],
+)
+def test_sarif_is_valid_by_the_official_schema(policy: str, code: int, results: bool, tmp_path: Path) -> None:
+    file = write(tmp_path, policy)
+    ran = sandgate("policy", "check", file, "--pack", str(ECHO.parent), "--format", "sarif")
+    assert (ran.code, bool(ran.document["runs"][0]["results"])) == (code, results)
+    assert sarif_faults(ran.document) == []
+    assert sarif_faults({**ran.document, "version": "3", "extra": 1}) != []
+
+
+def test_sarif_says_where_in_a_file_with_a_blank_in_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "with space"
     folder.mkdir()
     file = write(folder, "version: 1\nrules:\n  - {id: a, allow: echo.nothing}\n")

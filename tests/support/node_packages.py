@@ -20,12 +20,13 @@ NODE = "node@22.22.1"
 """npm's package of the Node program: what a distribution ships is often older than what clients want."""
 
 
-def node_folder(name: str, packages: Sequence[str]) -> Path:
+def node_folder(name: str, packages: Sequence[str], *, program: str = NODE) -> Path:
     """Return a folder with `packages` and `NODE` installed, making it on first use; says what it installs.
 
-    Raises `subprocess.CalledProcessError` if that fails; a half-made folder is never returned.
+    No `program`: only files of the packages are wanted. Raises `subprocess.CalledProcessError` if that
+    fails; a half-made folder is never returned.
     """
-    wanted = [NODE, *packages]
+    wanted = [*filter(None, [program]), *packages]
     key = hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:16]
     folder = _cache() / f"{name}-{key}"
     folder.parent.mkdir(parents=True, exist_ok=True)
