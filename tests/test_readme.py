@@ -12,6 +12,8 @@ import pytest
 
 from gateway.config import Config
 from gateway.core.documents import read_document
+from gateway.core.manifest import parse_manifest
+from gateway.core.policy import compile_policy, load_policy
 from gateway.core.tasks import read_task
 from gateway.serve.identity import load_identity
 from tests.support.markdown import ROOT, Document, blocks
@@ -72,6 +74,31 @@ def test_the_settings_of_the_documentation_are_settings() -> None:
 def test_the_task_of_the_documentation_is_a_task() -> None:
     text = written("docs/training.md", "file")["task.yaml"]
     assert read_task(text, "task.yaml")[0].id == "fix-typo"
+
+
+FRAGMENTS = {
+    f"{page.name}:{block.line}": block.text
+    for page in DOCUMENTS
+    for block in blocks(page)
+    if block.language == "yaml" and "file" not in block.words
+}
+MANIFEST = "apiVersion: sandgate/v1\nname: x\nversion: 1.0.0\ndescription: x\n"
+SERVERS = "servers: {x: {command: [x]}}\n"
+
+
+@pytest.mark.parametrize("text", FRAGMENTS.values(), ids=FRAGMENTS)
+def test_a_fragment_of_a_file_is_right_in_the_file_that_it_is_of(text: str) -> None:
+    keys = re.findall(r"^(\w+):", text, re.MULTILINE)
+    if set(keys) <= {"servers", "sandbox", "env"}:
+        text = MANIFEST + text + ("" if "servers" in keys else SERVERS)
+        assert parse_manifest(text, "toolpack.yaml").name == "x"
+    elif set(keys) <= {"principals", "rules", "modes", "grants"}:
+        policy = load_policy(
+            "version: 1\n" + text + ("" if "rules" in keys else "rules: []\n"), "policy.yaml"
+        )
+        assert compile_policy(policy).file == "policy.yaml"
+    else:
+        assert read_document(text, "gateway.yaml").parse(Config).model_fields_set == set(keys)
 
 
 def test_contributing_fits_on_a_page() -> None:
