@@ -3,7 +3,8 @@
 All is measured in turn, round after round, so that a noisy machine disturbs each alike; ratios are
 what to read. A session here is whole: workspace, policy, ledger, sandbox, and a Python MCP server
 (the `git` pack's) that has answered `initialize` and `tools/list`. `cold` starts the server anew,
-`forked` forks it from its template; a pool only moves either to before the session.
+`forked` forks it from its template; a pool only moves either to before the session. `small` is a forked
+server of one tool, made with the SDK. CPU is that of all processes: it means something on a busy machine.
 
     .venv/bin/python -m benchmarks.sandbox [--rounds 8] [--seconds 8] [--alive 8] [--json FILE] [--plot FILE]
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import anyio
 
+from benchmarks.cpu_meter import CpuMeter, cpu_meter
 from benchmarks.plot import Bars
 from gateway.cli.wiring import make_plan, open_plan
 from gateway.core.calls import LOCAL, Answered, Front, ToolCall
@@ -36,6 +38,7 @@ from gateway.sandbox.drivers import make_driver
 from gateway.sandbox.images import read_recipe
 
 PACK, TOOL, ARGUMENTS = "git", "git_status", {"repo_path": "/workspace"}
+SMALL = str(Path(__file__).parent / "packs" / "echo_mcp")
 FILES = 10_000
 MOST_COLD = 8
 """A cold server takes a second to start and shares nothing: more of them show nothing more."""
@@ -108,6 +111,11 @@ class Sessions:
     name: str
     gateway: Gateway
 
+    @property
+    def pack(self) -> str:
+        """The pack it serves, which has one server."""
+        return next(iter(self.gateway.packs))
+
     async def opened(self) -> float:
         """Open a session and bring its server up, with nothing ready."""
         begin = time.perf_counter()
@@ -117,8 +125,8 @@ class Sessions:
         return took
 
     async def _up(self) -> Session:
-        session = await self.gateway.open_session(PACK, LOCAL)
-        await session.lease.server(PACK)
+        session = await self.gateway.open_session(self.pack, LOCAL)
+        await session.lease.start_all()
         return session
 
     async def handed_over(self) -> float:
@@ -139,10 +147,10 @@ class Sessions:
             while self.gateway.readiness().detail["warm"] != 2:  # noqa: ASYNC110 - the pool tells nobody
                 await anyio.sleep(0.01)
 
-    async def sustained(self, seconds: float) -> float:
-        """Return fresh sessions a second with their servers up, over so many seconds."""
+    async def sustained(self, seconds: float, meter: CpuMeter) -> tuple[float, float | None]:
+        """Return fresh sessions a second with their servers up, over so many seconds, and CPU ms of each."""
         done = 0
-        begin = anyio.current_time()
+        begin, used = anyio.current_time(), meter.seconds()
 
         async def caller() -> None:
             nonlocal done
@@ -153,12 +161,13 @@ class Sessions:
         async with anyio.create_task_group() as tasks:
             for _ in range(CALLERS):
                 tasks.start_soon(caller)
-        return done / (anyio.current_time() - begin)
+        rate, ended = done / (anyio.current_time() - begin), meter.seconds()
+        return rate, None if used is None or ended is None else (ended - used) / done * 1000
 
     async def alive(self, number: int) -> tuple[float | None, float]:
         """Keep so many sessions up: return the MiB each is charged, and seconds until all are closed."""
         sessions = [await self._up() for _ in range(number)]
-        servers = [await session.lease.server(PACK) for session in sessions]
+        servers = [server for session in sessions for server in session.lease.running()]
         charged = [server.sandbox.stats().memory for server in servers]
         begin = time.perf_counter()
         async with anyio.create_task_group() as tasks:
@@ -206,15 +215,15 @@ async def drivers(stack: AsyncExitStack, folder: Path) -> list[SandboxDriver]:
 
 @asynccontextmanager
 async def gateways(folder: Path) -> AsyncGenerator[dict[str, Sessions]]:
-    """Start a gateway each that starts servers cold, forks them, and keeps forks warm."""
+    """Start a gateway each that starts servers cold, forks them, keeps forks warm, and forks a small one."""
     # Depth that does not change while it is measured: the pool holds two, and may.
     limits = "limits: {max_sessions_per_principal: 500}\n"
     (folder / "gateway.yaml").write_text(f"{limits}pool: {{minimum: 2, maximum: 2}}\n")
     async with AsyncExitStack() as stack:
         opened: dict[str, Sessions] = {}
-        for name in ("cold", "forked", "pool"):
+        for name in ("cold", "forked", "pool", "small"):
             plan = make_plan(
-                [PACK],
+                [SMALL if name == "small" else PACK],
                 {"state": folder / name},
                 config_file=folder / "gateway.yaml",
                 warm=name == "pool",
@@ -231,7 +240,9 @@ def start_cold(gateway: Gateway) -> None:
     gateway.packs = {**gateway.packs, PACK: replace(served, plans=plans)}
 
 
-async def run(rounds: int, seconds: float, alive: int) -> tuple[list[Row], dict[str, float | None]]:
+async def run(
+    rounds: int, seconds: float, alive: int, meter: CpuMeter
+) -> tuple[list[Row], dict[str, float | None]]:
     """Measure everything in turn, `rounds` times; then rates and memory, in turn as well."""
     # Synced ledgers are only honest on a disk: a temporary folder may be memory.
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
@@ -254,9 +265,11 @@ async def run(rounds: int, seconds: float, alive: int) -> tuple[list[Row], dict[
                     row.seconds.append(await row.work())
                 print(f"round {number + 1} of {rounds} done", file=sys.stderr)
             figures: dict[str, float | None] = {}
-            for kind in ("cold", "forked"):
-                figures[f"{kind}: fresh sessions/s, sustained"] = await sessions[kind].sustained(seconds)
-            for kind, number in (("cold", min(alive, MOST_COLD)), ("forked", alive)):
+            for kind in ("cold", "forked", "small"):
+                rate, used = await sessions[kind].sustained(seconds, meter)
+                figures[f"{kind}: fresh sessions/s, sustained"] = rate
+                figures[f"{kind}: CPU ms of each of them"] = used
+            for kind, number in (("cold", min(alive, MOST_COLD)), ("forked", alive), ("small", alive)):
                 each, closed = await sessions[kind].alive(number)
                 figures[f"{kind}: MiB charged to each of {number} live sandboxes"] = each
                 figures[f"{kind}: seconds to close them all"] = closed
@@ -284,7 +297,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     words = options.rounds, options.seconds, options.alive
-    rows, figures = anyio.run(run, *words, backend_options={"use_uvloop": True})
+    with cpu_meter() as meter:
+        rows, figures = anyio.run(run, *words, meter, backend_options={"use_uvloop": True})
     report(rows, figures)
     if options.json:
         kept = {row.name: {"p50_ms": row.p50, "max_ms": row.worst} for row in rows}
