@@ -21,7 +21,7 @@ from gateway.core.secrets import mask_object
 from gateway.errors import LedgerError
 from gateway.runtime.tally import EgressTally
 from gateway.sandbox.contract import Attempt, Sandbox
-from gateway.sandbox.egress import Account, Door, EgressGate
+from gateway.sandbox.egress import Account, Door, EgressGate, Way
 
 __all__ = ["EgressDesk", "ServerRecorder", "SessionEgress"]
 
@@ -65,6 +65,10 @@ class SessionEgress:
         door = Door(self.desk.gate, rules, self.recorder(server), self._account)
         await tasks.start(door.serve)
         return door
+
+    def way(self, server: str, rules: Sequence[HostRule]) -> Way:
+        """Return what the gateway connects by to a server that runs elsewhere."""
+        return Way(self.desk.gate, rules, self.recorder(server), self._account)
 
     def watch(self, server: str, sandbox: Sandbox, tasks: TaskGroup) -> Sandbox:
         """Record in `tasks` what a sandbox tries to reach past its door, and return it."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import anyio
-from anyio.abc import SocketStream, TaskGroup
+from anyio.abc import TaskGroup
 
 from gateway.core.calls import FailureKind
 from gateway.core.json_types import JsonObject
@@ -272,12 +272,8 @@ class Lease:
         """Begin a conversation with a server elsewhere, through the egress gate."""
         if self._egress is None:
             raise SandboxError("a server at a URL is reached by 'sandgate serve' only")
-        way, recorder = self._egress, self._egress.recorder(plan.name)
-
-        async def connect(host: str, port: int) -> SocketStream:
-            return await way.desk.gate.open_checked(host, port, plan.egress, recorder)
-
-        return await RemoteServer(endpoint, connect, plan.settings.max_result).start(self._tasks)
+        way = self._egress.way(plan.name, plan.egress)
+        return await RemoteServer(endpoint, way, plan.settings.max_result).start(self._tasks)
 
     async def _close_door(self, name: str) -> None:
         door = self._doors.pop(name, None)

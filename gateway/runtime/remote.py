@@ -1,7 +1,8 @@
 """A tool server at a URL, spoken to by Streamable HTTP: looks like a sandbox's pipes from where calls come.
 
 Lines go in and out as over stdio, so that the conversation, its gate and its caps are the same ones.
-Every connection is one that the egress gate judged, recorded and opened; redirects are not followed.
+Every connection is one that the egress gate judged, recorded and opened, and its bytes are of the session's
+budget; redirects are not followed.
 What is sent as credentials is the operator's own, never anything of a caller.
 """
 
@@ -22,8 +23,9 @@ from gateway.runtime.event_stream import EventStream
 from gateway.runtime.opening import LEGACY_VERSION, MODERN_VERSION
 from gateway.runtime.remote_auth import Credentials, TokenFailure
 from gateway.runtime.remote_headers import Marks, argument_headers, header_value, marked_arguments
-from gateway.runtime.remote_network import Connect, Network
+from gateway.runtime.remote_network import Network
 from gateway.sandbox.contract import Attempt, Exit, SandboxStats
+from gateway.sandbox.egress import Way
 
 __all__ = ["RemoteEndpoint", "RemoteServer"]
 
@@ -55,12 +57,13 @@ class RemoteEndpoint:
 class RemoteServer:
     """One conversation with a server over HTTP: a `Sandbox` to who speaks to it. `start` it first."""
 
-    def __init__(self, endpoint: RemoteEndpoint, connect: Connect, max_bytes: int) -> None:
+    def __init__(self, endpoint: RemoteEndpoint, way: Way, max_bytes: int) -> None:
         self.id = f"remote:{endpoint.place}"
         self._endpoint = endpoint
         self._max_bytes = max_bytes
+        self._way = way
         self._pool = httpcore2.AsyncConnectionPool(
-            network_backend=Network(connect), max_connections=32, max_keepalive_connections=8, retries=0
+            network_backend=Network(way.connect), max_connections=32, max_keepalive_connections=8, retries=0
         )
         self._into, self._out = anyio.create_memory_object_stream[bytes](_WAITING_CHUNKS)
         self._requests: dict[int | str, anyio.CancelScope] = {}
@@ -89,6 +92,7 @@ class RemoteServer:
             with anyio.move_on_after(_CLOSING_SECONDS, shield=True):
                 await self._leave()
                 await self._pool.aclose()
+            await self._way.aclose()
             self._over("it was stopped")
             self._out.close()
 

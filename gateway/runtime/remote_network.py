@@ -10,15 +10,18 @@ from typing import Any
 
 import anyio
 import httpcore2
-from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from gateway.sandbox.egress import EgressRefused
 
 __all__ = ["Connect", "Network"]
 
-Connect = Callable[[str, int], Awaitable[SocketStream]]
+Connect = Callable[[str, int], Awaitable[ByteStream]]
 """Opens a checked connection to a host and port; raises `EgressRefused`."""
+
+
+BROKE = "the connection broke"
 
 
 class Network(httpcore2.AsyncNetworkBackend):
@@ -64,13 +67,13 @@ class _Stream(httpcore2.AsyncNetworkStream):
         except anyio.EndOfStream:
             return b""
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise httpcore2.ReadError("the connection broke") from error
+            raise httpcore2.ReadError(str(error) or BROKE) from error
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         try:
             await self._stream.send(buffer)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise httpcore2.WriteError("the connection broke") from error
+            raise httpcore2.WriteError(str(error) or BROKE) from error
 
     async def aclose(self) -> None:
         await self._stream.aclose()

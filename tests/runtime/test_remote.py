@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,38 @@ async def test_a_server_at_a_url_serves_both_eras_and_every_connection_is_record
     assert {"2025-11-25", "2026-07-28"} <= versions
     records = list(query(tmp_path / "state"))
     assert {str(record["event"]) for record in records} >= {"decision", "outcome", "egress"}
+    egress: list[Any] = [record for record in records if record["event"] == "egress"]
+    opened, closed = ([r for r in egress if r[what]] for what in ("decision", "outcome"))
+    assert len(opened) == len(closed) > 0
+    assert all(r["outcome"]["kind"] == "closed" and r["outcome"]["sent"] > 0 for r in closed)
+    assert sum(r["outcome"]["bytes"] for r in closed) > 1000
     assert [record["tool"] for record in records if record["event"] == "decision"] == [
         "test_simple_text",
         "resource:test://static-text",
     ] * 2
+
+
+async def test_a_session_with_a_remote_server_has_its_budget_of_bytes(tmp_path: Path) -> None:
+    settings = replace(LOOPBACK, egress=replace(LOOPBACK.egress, session_bytes=20_000))
+    async with served_at(everything_app()) as remote:
+        pack = remote_pack(tmp_path / "pack", {"url": f"{remote.url}/mcp"})
+        async with remote_gateway(tmp_path, pack, settings) as gateway:
+            session = await gateway.open_session("remote", LOCAL)
+            last = await call(gateway, session, "test_simple_text")
+            for _ in range(100):
+                if isinstance(last, Answered):
+                    last = await call(gateway, session, "test_simple_text")
+            assert isinstance(last, Failed)
+            assert "used up" in last.message
+            assert "used up" in str(await call(gateway, session, "test_simple_text"))
+            other = await gateway.open_session("remote", LOCAL)
+            assert "simple text" in text(await call(gateway, other, "test_simple_text"))
+    egress: list[Any] = [r for r in query(tmp_path / "state") if r["event"] == "egress"]
+    spent = [r for r in egress if r["session"] == session.id]
+    moved = sum(r["outcome"]["bytes"] + r["outcome"]["sent"] for r in spent if r["outcome"])
+    assert "budget_spent" in [r["outcome"]["kind"] for r in spent if r["outcome"]]
+    assert "budget_spent" in [r["decision"]["code"] for r in spent if r["decision"]]
+    assert 20_000 < moved < 20_000 + 65_536
 
 
 async def test_the_operators_secret_goes_in_a_header_and_is_masked_everywhere_else(tmp_path: Path) -> None:

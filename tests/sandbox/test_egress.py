@@ -19,7 +19,7 @@ from gateway.core.policy.egress import parse_host_rule
 from gateway.errors import LedgerError
 from gateway.sandbox.contract import SandboxSpec
 from gateway.sandbox.docker_owner import owner
-from gateway.sandbox.egress import Account, Door, EgressGate, EgressRefused, EgressSettings
+from gateway.sandbox.egress import Account, Door, EgressGate, EgressRefused, EgressSettings, Way
 from gateway.sandbox.egress.places import new_folder, sweep
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
@@ -31,6 +31,7 @@ class Notes:
 
     codes: list[EgressCode] = field(default_factory=list[EgressCode])
     ends: list[str] = field(default_factory=list[str])
+    moved: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     fails: bool = False
 
     async def decided(self, verdict: Verdict) -> None:
@@ -42,6 +43,7 @@ class Notes:
         if self.fails:
             raise LedgerError("the disk is full")
         self.ends.append(kind)
+        self.moved.append((sent, received))
 
 
 async def lookup(host: str, port: int) -> Sequence[str]:
@@ -245,18 +247,60 @@ async def test_closing_a_door_ends_its_connections_and_records_them() -> None:
 async def test_the_gateway_itself_connects_by_the_same_rules() -> None:
     async with out() as here:
         gate = EgressGate(EgressSettings(networks=LOOPBACK), resolver=lookup)
-        rules = [parse_host_rule(f"a.example:{here.port}")]
-        async with await gate.open_checked("a.example", here.port, rules, here.notes) as stream:
+        account, rules = Account(10**6), [parse_host_rule(f"a.example:{here.port}")]
+        way = Way(gate, rules, here.notes, account)
+        async with await way.connect("a.example", here.port) as stream:
             await stream.send(b"hello")
             assert await stream.receive() == b"hello"
+            assert account.open == 1
+        assert (here.notes.ends, here.notes.moved) == (["closed"], [(5, 5)])
+        assert (account.open, account.bytes_left) == (0, 10**6 - 10)
         with pytest.raises(EgressRefused, match="not_granted"):
-            await gate.open_checked("b.example", here.port, rules, here.notes)
+            await way.connect("b.example", here.port)
         with pytest.raises(EgressRefused, match="address_refused"):
-            await EgressGate(resolver=lookup).open_checked("a.example", here.port, rules, here.notes)
+            await Way(EgressGate(resolver=lookup), rules, here.notes, account).connect("a.example", here.port)
         with socket.create_server(("127.0.0.1", 0)) as closed:
             port = closed.getsockname()[1]
+        nowhere = Way(gate, [parse_host_rule(f"a.example:{port}")], here.notes, account)
         with pytest.raises(EgressRefused, match="unreachable"):
-            await gate.open_checked("a.example", port, [parse_host_rule(f"a.example:{port}")], here.notes)
+            await nowhere.connect("a.example", port)
+        assert here.notes.ends == ["closed", "unreachable"]
+        assert account.open == 0
+
+
+async def test_the_gateway_s_own_connections_draw_on_the_session_s_budget_and_end_with_it() -> None:
+    async with out() as here:
+        gate = EgressGate(EgressSettings(networks=LOOPBACK, connections=2), resolver=lookup)
+        account = Account(150)
+        way = Way(gate, [parse_host_rule(f"a.example:{here.port}")], here.notes, account)
+        first, second = [await way.connect("a.example", here.port) for _ in range(2)]
+        with pytest.raises(EgressRefused, match="too_many"):
+            await way.connect("a.example", here.port)
+        await first.send(b"x" * 100)
+        with pytest.raises(anyio.BrokenResourceError, match="used up"):
+            await first.receive()
+        with pytest.raises(EgressRefused, match="budget_spent"):
+            await way.connect("a.example", here.port)
+        await way.aclose()
+        await way.aclose()
+        with pytest.raises(anyio.ClosedResourceError):
+            await second.receive()
+        assert here.notes.ends == ["budget_spent", "closed"]
+        assert here.notes.moved == [(100, 100), (0, 0)]
+        assert account.open == 0
+
+
+async def test_a_connection_of_the_gateway_s_that_cannot_be_recorded_is_the_session_s_last() -> None:
+    async with out() as here:
+        account = Account(10**6)
+        gate = EgressGate(EgressSettings(networks=LOOPBACK), resolver=lookup)
+        way = Way(gate, [parse_host_rule(f"a.example:{here.port}")], here.notes, account)
+        stream = await way.connect("a.example", here.port)
+        here.notes.fails = True
+        await stream.aclose()
+        assert account.bytes_left == 0
+        with pytest.raises(EgressRefused, match="audit_unavailable"):
+            await way.connect("a.example", here.port)
 
 
 def test_sockets_of_a_dead_gateway_are_swept_and_those_of_a_living_one_are_not(tmp_path: Path) -> None:

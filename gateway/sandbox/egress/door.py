@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -16,13 +15,13 @@ from anyio.abc import ByteStream, SocketListener, SocketStream, TaskGroup, TaskS
 
 from gateway.core.egress import MAX_HEAD, EgressCode, Verdict, read_connect, refuse
 from gateway.core.policy.egress import HostRule
-from gateway.errors import LedgerError
 from gateway.sandbox.contract import SandboxSpec
 
+from .account import Account, Spent, Traffic
 from .gate import EgressGate, EgressRefused, Recorder, record
 from .inside import with_door
 
-__all__ = ["Account", "Door"]
+__all__ = ["Door"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +29,6 @@ HUNG_UP = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStre
 BACKLOG = 16
 HEAD_SECONDS = 15.0
 CHUNK = 65_536
-BURST, PER_SECOND = 64, 16.0
-"""Attempts of one session that are heard at once, and per second from then on; more wait."""
 STATUS = {
     EgressCode.BAD_REQUEST: "400 Bad Request",
     EgressCode.BAD_HOST: "400 Bad Request",
@@ -42,45 +39,6 @@ STATUS = {
     EgressCode.AUDIT_UNAVAILABLE: "503 Service Unavailable",
 }
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
-
-
-@dataclass(slots=True)
-class Account:
-    """What one session may still use, over all its servers: bytes in both directions, and attempts."""
-
-    bytes_left: int
-    open: int = 0
-    tokens: float = BURST
-    at: float = 0.0
-    turn: anyio.Lock = field(default_factory=anyio.Lock)
-
-    async def pace(self) -> None:
-        """Wait until the next attempt may be heard."""
-        async with self.turn:
-            now = anyio.current_time()
-            self.tokens = min(BURST, self.tokens + (now - self.at) * PER_SECOND) - 1
-            self.at = now
-            if self.tokens < 0:
-                await anyio.sleep(-self.tokens / PER_SECOND)
-
-    def spend(self, size: int) -> None:
-        """Take `size` bytes; raises `_Spent` once there are none left."""
-        self.bytes_left -= size
-        if self.bytes_left < 0:
-            raise _Spent
-
-
-class _Spent(Exception):
-    """The session's bytes are used up."""
-
-
-@dataclass(slots=True)
-class _Traffic:
-    """What one connection moved, and how it ended."""
-
-    sent: int = 0
-    received: int = 0
-    kind: str = "cut"
 
 
 class Door:
@@ -152,17 +110,10 @@ class Door:
         if isinstance(asked, Verdict):
             await self._refuse(asked)
             return
-        shown = f"{asked[0]}:{asked[1]}"
-        if self._account.bytes_left <= 0:
-            await self._refuse(refuse(EgressCode.BUDGET_SPENT, "the session's bytes are used up", shown))
-        if self._account.open >= self._gate.settings.connections:
-            await self._refuse(refuse(EgressCode.TOO_MANY, "too many connections are open", shown))
-        self._account.open += 1
-        try:
+        most = self._gate.settings.connections
+        async with self._account.place(f"{asked[0]}:{asked[1]}", most, self._recorder):
             verdict = await self._gate.admit(*asked, self._rules, self._recorder)
             await self._connected(client, verdict, rest)
-        finally:
-            self._account.open -= 1
 
     async def _refuse(self, verdict: Verdict) -> None:
         await record(self._recorder, verdict)
@@ -188,27 +139,14 @@ class Door:
         return read_connect(head + mark), rest
 
     async def _connected(self, client: SocketStream, verdict: Verdict, rest: bytes) -> None:
-        traffic, started = _Traffic(), anyio.current_time()
-        try:
-            async with await self._gate.connect(verdict) as server:
-                await client.send(ESTABLISHED)
-                await self._relay(client, server, rest, traffic)
-        except EgressRefused:
-            traffic.kind = "unreachable"
-            raise
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._note(verdict, traffic, anyio.current_time() - started)
+        async with (
+            self._account.noted(verdict, self._recorder) as traffic,
+            await self._gate.connect(verdict) as server,
+        ):
+            await client.send(ESTABLISHED)
+            await self._relay(client, server, rest, traffic)
 
-    async def _note(self, verdict: Verdict, traffic: _Traffic, seconds: float) -> None:
-        try:
-            await self._recorder.closed(verdict, traffic.kind, seconds * 1000, traffic.sent, traffic.received)
-        except LedgerError:
-            self._account.bytes_left = 0  # what is not recorded does not go on
-
-    async def _relay(
-        self, client: SocketStream, server: SocketStream, rest: bytes, traffic: _Traffic
-    ) -> None:
+    async def _relay(self, client: SocketStream, server: SocketStream, rest: bytes, traffic: Traffic) -> None:
         """Pass bytes both ways until both ended, the budget is spent or the time is up."""
         settings = self._gate.settings
         end = anyio.current_time() + settings.longest
@@ -228,7 +166,7 @@ class Door:
                     moved(len(data), up)
                     await target.send(data)
                 await target.send_eof()
-            except _Spent:
+            except Spent:
                 traffic.kind = "budget_spent"
                 watch.cancel()
             except (*HUNG_UP, OSError):  # an end that cannot be passed on, since the other is gone

@@ -103,15 +103,6 @@ class EgressGate:
         self._doors += 1
         return self._folder / str(self._doors)
 
-    async def open_checked(
-        self, host: str, port: int, rules: Sequence[HostRule], recorder: Recorder
-    ) -> SocketStream:
-        """Return a connection to `host`, recorded before the first packet goes to it.
-
-        Raises `EgressRefused`, also where nobody answers or the decision cannot be recorded.
-        """
-        return await self.connect(await self.admit(host, port, rules, recorder))
-
     async def admit(self, host: str, port: int, rules: Sequence[HostRule], recorder: Recorder) -> Verdict:
         """Decide and record; return the verdict that allows, with its addresses. Raises `EgressRefused`."""
         verdict = judge(host, port, rules)
