@@ -77,11 +77,19 @@ class DirectRequest:
         if lost is not None and not self.response_complete:
             lost()
 
+    @property
+    def write_paused(self) -> bool:
+        """Whether what was written waits for who should read it."""
+        return self._protocol.flow.write_paused
+
+    async def writable(self) -> None:
+        """Return once the connection takes more, or is lost."""
+        if self.write_paused and not self.disconnected:
+            await self._protocol.flow.drain()
+
     async def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         """Write a whole answer, once the connection takes more; to nobody if it is lost."""
-        flow = self._protocol.flow
-        if flow.write_paused and not self.disconnected:
-            await flow.drain()
+        await self.writable()
         if self.disconnected:
             return
         head = self._head(status, headers)
@@ -90,6 +98,20 @@ class DirectRequest:
         else:
             self._protocol.transport.write(head + body)
         self._complete()
+
+    def begin_stream(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Write the head of an answer that comes in parts; to nobody if the connection is lost."""
+        if not self.disconnected:
+            self._protocol.transport.write(self._head(200, (*headers, (b"transfer-encoding", b"chunked"))))
+
+    def write_part(self, data: bytes, *, last: bool) -> None:
+        """Write a part of it; to nobody if the connection is lost."""
+        if self.disconnected:
+            return
+        chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        self._protocol.transport.write(chunk + b"0\r\n\r\n" if last else chunk)
+        if last:
+            self._complete()
 
     def abandon(self) -> None:
         """Close the connection over an answer that will not come."""

@@ -21,6 +21,7 @@ from gateway.core.strict_json import JsonLimits, StrictJsonError
 from gateway.loop import Running, running_task
 from gateway.serve.direct import DirectRequest, RawHeaders, Take
 from gateway.serve.endings import OpenRequests, stopped
+from gateway.serve.event_stream import EventStream
 from gateway.serve.gate import GateLimits, media_fault
 from gateway.serve.identity import Identity
 from gateway.serve.mcp.quick import Headers, QuickAnswer, QuickCall, QuickCalls
@@ -93,7 +94,8 @@ class Lane:
             return False
         if quick is None:
             return False
-        answering = _Answering(calls, quick, request, self._asking)
+        streams = _takes_streams(headers[b"accept"])
+        answering = _Answering(calls, quick, request, self._asking, streams=streams)
         request.run(answering.run() if self._tracing is None else answering.traced(self._tracing))
         return True
 
@@ -101,15 +103,22 @@ class Lane:
 class _Answering:
     """A call that is being answered; `ended` says why it was not: by the gateway's stop or by its caller."""
 
-    __slots__ = ("_asking", "_calls", "_quick", "_request", "_task", "ended")
+    __slots__ = ("_asking", "_calls", "_quick", "_request", "_stream", "_task", "ended")
 
     def __init__(
-        self, calls: QuickCalls, quick: QuickCall, request: DirectRequest, asking: OpenRequests
+        self,
+        calls: QuickCalls,
+        quick: QuickCall,
+        request: DirectRequest,
+        asking: OpenRequests,
+        *,
+        streams: bool,
     ) -> None:
         self._calls = calls
         self._quick = quick
         self._request = request
         self._asking = asking
+        self._stream = EventStream(request, quick.headers) if streams and quick.converses else None
         self._task: Running | None = None
         self.ended: _Ending | None = None
         asking.add(self)
@@ -139,7 +148,9 @@ class _Answering:
         self._task = running_task()
         try:
             answer = await self._answer()
-            if answer is not None:
+            if self._stream is not None and self._stream.begun:
+                await self._stream.end(b"" if answer is None else answer.body)
+            elif answer is not None:
                 await _say(answer, self._request)
             elif self.ended == "stopped":
                 told = stopped()
@@ -151,13 +162,15 @@ class _Answering:
             logger.exception("an answer could not be given")
             self._request.abandon()
         finally:
+            if self._stream is not None:
+                self._stream.close()
             self._quick.finish()
             self._asking.discard(self)
 
     async def _answer(self) -> QuickAnswer | None:
         if self.ended is None:
             try:
-                return await self._calls.answer(self._quick)
+                return await self._calls.answer(self._quick, self._stream)
             except anyio.get_cancelled_exc_class():
                 if self.ended is None:
                     raise
@@ -192,6 +205,11 @@ def _takes_json(accept: str) -> bool:
     """Whether an answer as JSON is welcome beyond doubt."""
     media = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
     return "application/json" in media or "*/*" in media
+
+
+@lru_cache(maxsize=256)
+def _takes_streams(accept: str) -> bool:
+    return "text/event-stream" in accept.lower() or "*/*" in accept
 
 
 async def _say(answer: QuickAnswer, request: DirectRequest) -> None:

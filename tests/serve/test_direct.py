@@ -67,9 +67,9 @@ async def served(
     taken: list[str] = []
     answer = QuickCalls.answer
 
-    async def noted(self: QuickCalls, quick: Any) -> Any:
+    async def noted(self: QuickCalls, quick: Any, stream: Any) -> Any:
         taken.append(quick.name)
-        return await answer(self, quick)
+        return await answer(self, quick, stream)
 
     monkeypatch.setattr(QuickCalls, "answer", noted)
     async with open_echo_packs(tmp_path, "echo") as gateway:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from gateway.core.calls import Answered, Outcome, ToolCall
 from gateway.core.json_types import JsonObject
 from gateway.core.results import tool_result
+from gateway.runtime.approvals import Prompt
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.sessions import Session
 from gateway.serve.mcp.directory import Directory
@@ -17,7 +18,7 @@ from gateway.serve.mcp.request_state import Retry, Seal, answers_of
 from gateway.serve.mcp.requests import params_of
 from gateway.serve.mcp.sessions import Bindings, RequestContext, Sessions
 
-__all__ = ["Calling"]
+__all__ = ["Calling", "seal_of", "shown_of"]
 
 
 class Calling:
@@ -52,19 +53,14 @@ class Calling:
 
         A call that brings answers (`input_required`) is opened first, and what it ends with is sealed.
         """
-        seal = self._seal(session, call)
+        seal = seal_of(self._gateway, session, call)
         params = params_of(ctx)
         retry = seal.open(params.get("requestState"), answers_of(params))
         prompt = prompt_of(ctx, self._bindings, retry)
         if retry.params:
             call = replace(call, params={**call.params, **retry.params})
         outcome = await self._gateway.call(session, call, prompt, peer_of(ctx, self._bindings))
-        if isinstance(prompt, DeferredPrompt) and (asked := prompt.asked(outcome)) is not None:
-            state = seal.state_of(replace(retry, approval=asked.approval), hold_answers=True)
-            shown: JsonObject = {**asked.result, "requestState": state}
-        else:
-            shown = _sealed(tool_result(outcome), outcome, seal)
-        return outcome, self.enveloped(ctx, shown)
+        return outcome, self.enveloped(ctx, shown_of(outcome, prompt, retry, seal))
 
     async def answered(self, ctx: RequestContext, session: Session, call: ToolCall) -> JsonObject | Outcome:
         """Return a call's result, or its outcome where there is none to show."""
@@ -77,10 +73,20 @@ class Calling:
             result, version=ctx.protocol_version, server_info=self._server_info, listing=listing
         )
 
-    def _seal(self, session: Session, call: ToolCall) -> Seal:
-        of = f"{session.pack.name}/{session.id}"
-        key, now = session.machine.facts.key, self._gateway.clock.now()
-        return Seal(key, of, call.method.value, call.tool, call.arguments, now)
+
+def seal_of(gateway: Gateway, session: Session, call: ToolCall) -> Seal:
+    """Return what seals and opens the states of a call."""
+    of = f"{session.pack.name}/{session.id}"
+    key, now = session.machine.facts.key, gateway.clock.now()
+    return Seal(key, of, call.method.value, call.tool, call.arguments, now)
+
+
+def shown_of(outcome: Outcome, prompt: Prompt | None, retry: Retry, seal: Seal) -> JsonObject:
+    """Return what is shown of an outcome: its result, or the question that takes its place, sealed."""
+    if isinstance(prompt, DeferredPrompt) and (asked := prompt.asked(outcome)) is not None:
+        state = seal.state_of(replace(retry, approval=asked.approval), hold_answers=True)
+        return {**asked.result, "requestState": state}
+    return _sealed(tool_result(outcome), outcome, seal)
 
 
 def _sealed(result: JsonObject, outcome: Outcome, seal: Seal) -> JsonObject:

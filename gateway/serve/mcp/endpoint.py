@@ -14,6 +14,7 @@ import anyio
 from mcp.server.connection import Connection
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.errors import ClientError
@@ -132,6 +133,9 @@ class McpEndpoint:
         else:
             binding = self._bindings.of(session_id, principal)
             binding.heard = self._gateway.clock.monotonic()
+            if scope["method"] == "POST" and binding.answered(message_of(scope)):
+                await Response(status_code=202, headers={"mcp-session-id": session_id})(scope, receive, send)
+                return
             if (cancelled := _cancelled_id(scope)) is not None:
                 binding.withdraw(cancelled)
             with binding.answering(_request_id(scope)):

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
-from mcp.server.session import ServerSession
+from mcp.server.connection import Connection
 from mcp.shared.exceptions import MCPError
 from mcp_types import ClientCapabilities
-from pydantic import ValidationError
 
 from gateway.core.calls import Denied, Outcome
 from gateway.core.decisions import DecisionCode
@@ -26,7 +25,16 @@ from gateway.serve.mcp.envelope import is_modern
 from gateway.serve.mcp.request_state import APPROVAL_KEY, Retry
 from gateway.serve.mcp.sessions import Binding, Bindings, RequestContext, connection_of, scope_of
 
-__all__ = ["MAX_QUESTION", "Asked", "DeferredPrompt", "ElicitingPrompt", "prompt_of", "question", "verdict"]
+__all__ = [
+    "MAX_QUESTION",
+    "Asked",
+    "DeferredPrompt",
+    "ElicitingPrompt",
+    "elicits",
+    "prompt_of",
+    "question",
+    "verdict",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +54,18 @@ def prompt_of(
 
     `retry` is what a call without a session brings from the one before it.
     """
-    if not _elicits(ctx.session.client_capabilities):
+    if not elicits(ctx.session.client_capabilities):
         return None
     if is_modern(ctx.protocol_version):
         return DeferredPrompt(retry)
     session_id, scope = connection_of(ctx).session_id, scope_of(ctx)
     if bindings is None or session_id is None or scope is None:
-        return ElicitingPrompt(ctx.session)
-    return ElicitingPrompt(ctx.session, bindings.of(session_id, principal_of(scope)))
+        return ElicitingPrompt(connection_of(ctx))
+    return ElicitingPrompt(connection_of(ctx), bindings.of(session_id, principal_of(scope)))
 
 
-def _elicits(capabilities: ClientCapabilities | None) -> bool:
+def elicits(capabilities: ClientCapabilities | None) -> bool:
+    """Whether a client with these capabilities shows its user a form."""
     asked = None if capabilities is None else capabilities.elicitation
     # An empty capability means forms, as it did when there was nothing else.
     return asked is not None and (asked.form is not None or asked.url is None)
@@ -67,8 +76,8 @@ class ElicitingPrompt:
 
     waits = True
 
-    def __init__(self, session: ServerSession, binding: Binding | None = None) -> None:
-        self._session = session
+    def __init__(self, connection: Connection, binding: Binding | None = None) -> None:
+        self._connection = connection
         self._binding = binding
 
     async def ask(self, approval: Approval) -> bool | None:
@@ -79,11 +88,11 @@ class ElicitingPrompt:
         if self._binding is not None:
             await self._binding.listening.wait()
         try:
-            result = await self._session.elicit_form(message, _SCHEMA)
-        except (MCPError, ValidationError) as error:
+            result = await self._connection.send_raw_request("elicitation/create", _form(message))
+        except MCPError as error:
             logger.warning("the client could not be asked for approval %s: %s", approval.id, error)
             return None
-        return verdict(result.model_dump(by_alias=True))
+        return verdict(cast("JsonObject", result))
 
 
 class DeferredPrompt:
@@ -111,7 +120,7 @@ class DeferredPrompt:
         if not pending or self._asked is None:
             return None
         approval, message = self._asked
-        params: JsonObject = {"mode": "form", "message": message, "requestedSchema": _SCHEMA}
+        params = _form(message)
         result: JsonObject = {
             "resultType": "input_required",
             "inputRequests": {APPROVAL_KEY: {"method": "elicitation/create", "params": params}},
@@ -143,6 +152,10 @@ def question(approval: Approval) -> str | None:
     )
     text = "\n".join(map(_printable, lines))
     return text if len(text) <= MAX_QUESTION else None
+
+
+def _form(message: str) -> JsonObject:
+    return {"mode": "form", "message": message, "requestedSchema": _SCHEMA}
 
 
 def verdict(answer: JsonValue) -> bool | None:

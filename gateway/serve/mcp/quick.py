@@ -1,8 +1,8 @@
 """`tools/call` without the SDK: the calls that need nothing of it, answered as it would answer them.
 
-Whatever is out of the ordinary is left to the SDK's road, which knows how to refuse it, ask for it or
-stream it: then nothing has happened here. Rules that both roads know stand where that road has them
-(`calls`, `envelope`, `sessions`, the gateway itself). Decides nothing.
+Whatever is out of the ordinary is left to the SDK's road, which knows how to refuse it, and so is a call
+that brings answers (`input_required`): then nothing has happened here. Rules that both roads know stand
+where that road has them (`calls`, `calling`, `envelope`, `sessions`, the gateway itself). Decides nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from gateway.core.strict_json import dumps
 from gateway.errors import ClientError
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.sessions import Session, new_call_id
+from gateway.serve.mcp.calling import seal_of, shown_of
 from gateway.serve.mcp.calls import call_params, raise_protocol_error
 from gateway.serve.mcp.directory import Directory
 from gateway.serve.mcp.envelope import (
@@ -38,6 +39,15 @@ from gateway.serve.mcp.envelope import (
     names_modern_era,
     result_envelope,
 )
+from gateway.serve.mcp.quick_peers import (
+    Client,
+    QuickPeer,
+    Stream,
+    client_with_session,
+    client_without_session,
+    prompt_for,
+)
+from gateway.serve.mcp.request_state import FIRST
 from gateway.serve.mcp.sessions import Binding, Bindings, session_name
 from gateway.serve.replies import retry_headers
 
@@ -57,14 +67,14 @@ _DEFERRED = ("inputResponses", "requestState")
 class _Seat:
     """Whose call it is: the session, in which era, and what is held while it runs.
 
-    `asked`: a server, or an approval, may have to ask this client something. `binding` is that of a session
+    `client`: whom something may have to be said before the answer, or asked. `binding` is that of a session
     with an id, `None` without.
     """
 
     session: Session
     version: str
     session_id: str | None
-    asked: bool
+    client: Client | None
     binding: Binding | None
 
 
@@ -81,6 +91,17 @@ class QuickCall:
     def leaving_cancels(self) -> bool:
         """Whether a caller that goes away cancels it: so it is without sessions, with them it may be back."""
         return self.seat.session_id is None
+
+    @property
+    def converses(self) -> bool:
+        """Whether something may be said before its answer: then `answer` wants a stream."""
+        return self.seat.client is not None
+
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """Those of whatever it is answered with."""
+        session_id = self.seat.session_id
+        return () if session_id is None else ((b"mcp-session-id", session_id.encode()),)
 
     def begin(self, withdraw: Callable[[], object]) -> None:
         """Hold its id until `finish`; `withdraw` is called where its client cancels it."""
@@ -135,21 +156,17 @@ class QuickCalls:
         self, headers: Headers, request_id: int | str, params: JsonObject, principal: Principal
     ) -> QuickCall | None:
         name, arguments, meta = call_params(params)
-        if "progressToken" in meta or LOG_LEVEL_META_KEY in meta or any(key in params for key in _DEFERRED):
+        if any(key in params for key in _DEFERRED):
             return None
         pack, tool = self._directory.find(name)
         if names_modern_era(headers.get(b"mcp-protocol-version")):
             seat = self._modern(headers, pack, name, meta, principal)
         else:
-            seat = self._legacy(headers, pack, principal)
+            seat = self._legacy(headers, pack, tool, meta, principal)
         if seat is None or self._gateway.draining or seat.session.closed:
             return None
         if seat.binding is not None and str(request_id) in seat.binding.in_flight:
             return None
-        if seat.session_id is not None and seat.session.logs(tool):
-            return None  # its server may log, and that belongs on the call's own stream
-        if seat.asked:
-            return None  # its server may ask it something, or an approval may: that needs a stream
         call = ToolCall(new_call_id(), tool, arguments, Front.MCP, end_to_end_meta(meta))
         return QuickCall(seat, call, name, request_id)
 
@@ -168,9 +185,14 @@ class QuickCalls:
         )
         if session is None:
             return None
-        return _Seat(session, version, None, may_be_asked(client), None)
+        if "progressToken" not in meta and LOG_LEVEL_META_KEY not in meta and not may_be_asked(client):
+            return _Seat(session, version, None, None, None)
+        known = client_without_session(client, meta)
+        return None if known is None else _Seat(session, version, None, known, None)
 
-    def _legacy(self, headers: Headers, pack: str, principal: Principal) -> _Seat | None:
+    def _legacy(
+        self, headers: Headers, pack: str, tool: str, meta: JsonObject, principal: Principal
+    ) -> _Seat | None:
         session_id = headers.get(b"mcp-session-id")
         if session_id is None:
             return None
@@ -178,7 +200,10 @@ class QuickCalls:
         if not binding.fresh(self._gateway.clock.monotonic()):
             return None
         session = self._gateway.session(pack, session_id, principal)
-        return _Seat(session, _LEGACY_VERSION, session_id, binding.asked, binding)
+        if "progressToken" not in meta and not binding.asked and not session.logs(tool):
+            return _Seat(session, _LEGACY_VERSION, session_id, None, binding)
+        known = client_with_session(binding, meta)
+        return None if known is None else _Seat(session, _LEGACY_VERSION, session_id, known, binding)
 
     def _mirrors_arguments(self, name: str) -> bool:
         """Whether the tool wants arguments repeated in headers: the SDK compares them."""
@@ -190,11 +215,20 @@ class QuickCalls:
                 self._mirrored[name] = known
         return known
 
-    async def answer(self, quick: QuickCall) -> QuickAnswer:
-        """Make the call and return what to say of it; cancelled because its client did, see `withdrawn`."""
+    async def answer(self, quick: QuickCall, stream: Stream | None) -> QuickAnswer:
+        """Make the call and return what to say of it; cancelled because its client did, see `withdrawn`.
+
+        `stream` is where a call that `converses` says what comes before, `None` where its client takes none.
+        """
+        seat, client = quick.seat, quick.seat.client
         try:
-            outcome = await self._gateway.call(quick.seat.session, quick.call)
-            return self._told(quick, outcome)
+            if client is None:
+                outcome = await self._gateway.call(seat.session, quick.call)
+                return self._told(quick, outcome, tool_result(outcome))
+            prompt, peer = prompt_for(client, seat.binding), QuickPeer(client, stream, seat.binding)
+            seal = seal_of(self._gateway, seat.session, quick.call)
+            outcome = await self._gateway.call(seat.session, quick.call, prompt, peer)
+            return self._told(quick, outcome, shown_of(outcome, prompt, FIRST, seal))
         except ClientError as error:  # raised before a call begins: it ended since it was prepared
             return self._refused(quick, error)
         except Exception:
@@ -206,15 +240,14 @@ class QuickCalls:
         """Return the answer to a call that its client cancelled."""
         return self._error(quick, MCPError(REQUEST_CANCELLED, "Request cancelled"))
 
-    def _told(self, quick: QuickCall, outcome: Outcome) -> QuickAnswer:
+    def _told(self, quick: QuickCall, outcome: Outcome, result: JsonObject) -> QuickAnswer:
         try:
             raise_protocol_error(quick.name, outcome)
         except MCPError as error:
             return self._error(quick, error)
-        result = tool_result(outcome)
         result = result_envelope(result, version=quick.seat.version, server_info=self._server_info)
         body = dumps({"jsonrpc": "2.0", "id": quick.request_id, "result": result})
-        return QuickAnswer(200, body, _headers(quick))
+        return QuickAnswer(200, body, quick.headers)
 
     def _refused(self, quick: QuickCall, error: ClientError) -> QuickAnswer:
         told = self._error(quick, MCPError(error.status, str(error)))
@@ -228,9 +261,4 @@ class QuickCalls:
             told["data"] = said.data
         status = ERROR_CODE_HTTP_STATUS.get(said.code, 200) if is_modern(quick.seat.version) else 200
         body = dumps({"jsonrpc": "2.0", "id": quick.request_id, "error": told})
-        return QuickAnswer(status, body, _headers(quick))
-
-
-def _headers(quick: QuickCall) -> Sequence[tuple[bytes, bytes]]:
-    session_id = quick.seat.session_id
-    return () if session_id is None else ((b"mcp-session-id", session_id.encode()),)
+        return QuickAnswer(status, body, quick.headers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from mcp.shared.exceptions import MCPError
-from mcp_types import CLIENT_CAPABILITIES_META_KEY, INVALID_PARAMS
+from mcp_types import CLIENT_CAPABILITIES_META_KEY, INVALID_PARAMS, ClientCapabilities
 
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.runtime.peer import ClientFacts
@@ -14,7 +14,7 @@ from gateway.serve.mcp.envelope import is_modern
 if TYPE_CHECKING:
     from gateway.serve.mcp.sessions import RequestContext
 
-__all__ = ["client_of", "meta_of", "params_of", "text_param"]
+__all__ = ["carried", "client_of", "declared_by", "meta_of", "params_of", "text_param"]
 
 _NOT_CARRIED = frozenset({"tasks"})
 
@@ -44,12 +44,18 @@ def client_of(ctx: RequestContext) -> ClientFacts:
     Left out is what this gateway does not carry (task-augmented requests).
     """
     if is_modern(ctx.protocol_version):
-        return ClientFacts("modern", _carried(meta_of(ctx).get(CLIENT_CAPABILITIES_META_KEY)))
-    declared = ctx.session.client_capabilities
-    dumped = None if declared is None else declared.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return ClientFacts("legacy", _carried(dumped))
+        return ClientFacts("modern", carried(meta_of(ctx).get(CLIENT_CAPABILITIES_META_KEY)))
+    return ClientFacts("legacy", declared_by(ctx.session.client_capabilities))
 
 
-def _carried(declared: JsonValue) -> JsonObject:
+def declared_by(capabilities: ClientCapabilities | None) -> JsonObject:
+    """Return what a server is told of the capabilities that a handshake declared."""
+    if capabilities is None:
+        return {}
+    return carried(capabilities.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def carried(declared: JsonValue) -> JsonObject:
+    """Return of declared capabilities those that this gateway carries."""
     known = declared if isinstance(declared, dict) else {}
     return {key: value for key, value in known.items() if key not in _NOT_CARRIED and value is not None}

@@ -20,7 +20,9 @@ from mcp.server.context import ServerRequestContext
 from starlette.types import Scope
 
 from gateway.core.calls import Principal
+from gateway.core.json_types import JsonObject, JsonValue
 from gateway.errors import ClientError, ShuttingDown, UnknownSession
+from gateway.loop import Promise
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.sessions import Session
 from gateway.serve.endings import OpenRequests
@@ -152,11 +154,13 @@ class Binding:
     """A minted session id: whose it is, what it is busy with.
 
     `closed` is set once all of it ended, `listening` while its client listens to what the server asks.
-    `asked`: its client said that it can be asked something. The SDK ends a session that it does not hear
+    `asked`: its client said that it can be asked something; `questions` are those that it has not answered,
+    of calls of which the SDK knows nothing. The SDK ends a session that it does not hear
     of; `fresh` says whether it has lately.
     """
 
     principal: Principal
+    connection: Connection
     place: int
     asked: bool = True
     fresh_for: float = 0.0
@@ -164,6 +168,8 @@ class Binding:
     in_flight: dict[str, Callable[[], object] | None] = field(
         default_factory=dict[str, "Callable[[], object] | None"]
     )
+    questions: dict[str, Promise[JsonObject]] = field(default_factory=dict[str, "Promise[JsonObject]"])
+    put: int = 0
     streams: OpenRequests = field(default_factory=OpenRequests)
     closed: anyio.Event = field(default_factory=anyio.Event)
     listening: anyio.Event = field(default_factory=anyio.Event)
@@ -197,6 +203,28 @@ class Binding:
             yield
         finally:
             self.finish(request_id)
+
+    @contextmanager
+    def question(self) -> Generator[tuple[str, Promise[JsonObject]]]:
+        """Give a question an id, and what becomes of it: the client's answer, a result or an error."""
+        self.put += 1
+        question_id, answer = f"sandgate-{self.put}", Promise[JsonObject]()
+        self.questions[question_id] = answer
+        try:
+            yield question_id, answer
+        finally:
+            del self.questions[question_id]
+
+    def answered(self, message: JsonValue) -> bool:
+        """Take a client's answer to one of the `questions`; false if it is none."""
+        if not isinstance(message, dict) or "method" in message:
+            return False
+        question_id = message.get("id")
+        question = self.questions.get(question_id) if isinstance(question_id, str) else None
+        if question is None:
+            return False
+        question.keep(message)
+        return True
 
     def withdraw(self, request_id: str) -> None:
         """End a request that its client cancelled, where it is not the SDK that answers it."""
@@ -234,7 +262,8 @@ class Bindings:
             place, minting.place = minting.place, None
             self._places.name(place, session_id)
             idle = self._gateway.settings.session_idle
-            binding = self._bound[session_id] = Binding(principal_of(scope), place, asked, idle * _UNHEARD)
+            principal, fresh_for = principal_of(scope), idle * _UNHEARD
+            binding = self._bound[session_id] = Binding(principal, connection, place, asked, fresh_for)
             # Pushed first, so it is called last: after the sessions of this connection are closed.
             connection.exit_stack.callback(binding.closed.set)
             connection.exit_stack.callback(self.end, session_id)
