@@ -26,6 +26,10 @@ class Timer(Protocol):
         """Do not make it. Idempotent."""
         ...
 
+    def when(self) -> float:
+        """Return when it will be made, by the loop's clock."""
+        ...
+
 
 class EventLoop(Protocol):
     """What of an event loop is used here; asyncio's and uvloop's have it."""
@@ -36,6 +40,10 @@ class EventLoop(Protocol):
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> object:
         """Likewise, from another thread."""
+        ...
+
+    def time(self) -> float:
+        """Return what the loop's clock shows, in seconds."""
         ...
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:

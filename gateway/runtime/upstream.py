@@ -244,10 +244,11 @@ class Upstream:
         """Send what begins or resumes an exchange; wait for its result, or for what it asks of a client."""
         parked: Parked | None = None
         try:
-            if exchange.peer is None and len(messages) == 1 and self._sent_at_once(messages[0]):
-                await self._answered(exchange, seconds)
-            else:
-                parked = await self._attended(exchange, seconds, messages)
+            left = seconds
+            if len(messages) == 1 and self._sent_at_once(messages[0]):
+                left, messages = await self._answered(exchange, seconds), ()
+            if messages or exchange.said:
+                parked = await self._attended(exchange, left, messages)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._give_up(exchange.request_id, "the caller left")
@@ -266,13 +267,18 @@ class Upstream:
             FailureKind.TIMEOUT, f"server {self.name!r} did not answer {method} within {seconds:g} s"
         )
 
-    async def _answered(self, exchange: Exchange, seconds: float) -> None:
-        """Wait for what ends an exchange without a client: most calls, so this costs a timer and no more."""
-        timer = current_loop().call_later(seconds, exchange.expire)
+    async def _answered(self, exchange: Exchange, seconds: float) -> float:
+        """Wait for the end of an exchange, or for what is said before; return the seconds left.
+
+        Most calls end here, so this costs a timer and no more.
+        """
+        loop = current_loop()
+        timer = loop.call_later(seconds, exchange.expire)
         try:
             await exchange.wait()
         finally:
             timer.cancel()
+        return max(0.0, timer.when() - loop.time()) if exchange.said else 0.0
 
     async def _attended(
         self, exchange: Exchange, seconds: float, messages: Sequence[JsonObject]
