@@ -127,6 +127,8 @@ def main():
     before = dict(own)
     changed = {key: value for key, value in before.items() if given.get(key) != value}
     handled = [int(number) for number in signal.valid_signals() if callable(signal.getsignal(number))]
+    if signal.getsignal(SIGCHLD) == signal.SIG_IGN:
+        handled.append(SIGCHLD)
     libc.signal(SIGCHLD, ctypes.c_void_p(SIG_IGN))  # sessions are not waited for here
     settle()
     control = socket.socket(fileno=0)
@@ -197,7 +199,7 @@ def serve(starter, how, name, target, arguments):
 def become_session(channel, door, handled):
     """Turn this fork into a session's server: return its arguments and environment. Anything else ends it.
 
-    `channel` is the socket on descriptor 0, which becomes `door`; `handled` are signals with a handler.
+    `channel` is the socket on descriptor 0, which becomes `door`; `handled` are signals the imports changed.
     """
     try:
         os.dup2(door, 0)

@@ -19,7 +19,8 @@ import types
 
 ROUNDS = 8
 """Rehearsals after the first one, with the moved code: CPython changes a function up to its eighth call."""
-SECONDS = 20.0
+SECONDS, ENDING = 10.0, 5.0
+"""How long an answer may take, and the end of the server once its input ended."""
 PIPE_SIZE = 1 << 20
 BEGINNING = {
     "protocolVersion": "2025-11-25",
@@ -123,7 +124,7 @@ class Client(threading.Thread):
         self.answered = False
 
     def run(self):
-        """Ask, and wait for each answer."""
+        """Ask, wait for each answer, and see that the server ends with its input."""
         try:
             for messages in QUESTIONS:
                 lines = (json.dumps({"jsonrpc": "2.0"} | message).encode() + b"\n" for message in messages)
@@ -133,6 +134,9 @@ class Client(threading.Thread):
                     break
         finally:
             os.close(self.asking)
+        if not select.select((self.stopped,), (), (), ENDING)[0]:
+            sys.stderr.write("its rehearsal did not end with its input\n")
+            os._exit(1)
 
     def hears(self, number):
         """Wait for the answer of that number; False where it does not come, or is an error."""
@@ -173,7 +177,7 @@ def join_others():
     """Wait for the threads that a server started: they end with it, or it cannot be forked."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
-            thread.join(SECONDS)
+            thread.join(ENDING)
     if left := _thread._count():  # also those that `threading` knows nothing of
         raise RuntimeError(f"its rehearsal left {left} threads")
 

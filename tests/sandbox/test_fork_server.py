@@ -119,6 +119,37 @@ def is_template(process: Path) -> bool:
         return False
 
 
+CHILDREN = """
+import os, signal
+seen = []
+signal.signal(signal.SIGCHLD, HANDLER)
+def report(line):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        seen.append("nobody to wait for")
+    return seen
+"""
+
+
+@pytest.mark.parametrize(
+    ("handler", "found"),
+    [
+        ("lambda *_: seen.append('handled')", ["handled"]),
+        ("signal.SIG_IGN", ["nobody to wait for"]),
+        ("signal.SIG_DFL", []),
+    ],
+)
+async def test_what_imports_say_of_ended_children_holds_in_a_fork(
+    tmp_path: Path, handler: str, found: list[str]
+) -> None:
+    async with BubblewrapDriver(tmp_path / "cache") as driver:
+        assert await reported(driver, server(tmp_path, CHILDREN.replace("HANDLER", handler))) == found
+
+
 NOTHING_LEFT = """
 import ctypes, json, os, socket, sys
 seen = []
@@ -434,6 +465,10 @@ async def test_a_rehearsed_server_begins_each_session_as_if_it_had_not_been(tmp_
 
 
 BAD_REHEARSALS = {
+    "did not end with its input": (
+        "import time\n"
+        "def report(message):\n    globals().update(ended=lambda: time.sleep(60))\n    return 'cold'"
+    ),
     "before tools/list was answered": "def report(message):\n    return sys.exit()",
     "ended with 3": "def report(message):\n    return sys.exit(3)",
     "no repository": "def report(message):\n    raise OSError('no repository')",
@@ -452,7 +487,7 @@ BAD_REHEARSALS = {
 async def test_a_server_whose_rehearsal_went_wrong_starts_cold_and_the_reason_is_told(
     reason: str, code: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    helper = f"import os, sys\nruns = 0\n{code}\ndef ended(): pass\n"
+    helper = f"import os, sys\nruns = 0\ndef ended(): pass\n{code}\n"
     helper += "if os.environ.get('TOKEN'):\n    report = lambda message: 'cold'\n"
     spec = rehearsed(server(tmp_path, helper, main=REHEARSED, TOKEN="of a session"))
     with caplog.at_level(logging.WARNING):
