@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gateway.cli.workers import Seat
     from gateway.config import Config
     from gateway.runtime.gateway import Gateway
-    from gateway.runtime.places import PlaceTables
+    from gateway.runtime.shared_memory import SharedMemory
     from gateway.serve.app import GatewayApp
     from gateway.serve.identity import Identity
 
@@ -210,7 +210,7 @@ async def _work(plan: Plan, identity: Identity, watch: bool, seat: Seat) -> None
                 trains=_orchestrated(config),
             )
 
-    await _started(plan, front, seat.memory.tables(seat.number))
+    await _started(plan, front, seat.memory)
 
 
 @asynccontextmanager
@@ -236,7 +236,7 @@ async def _stdio(plan: Plan) -> None:
 
 
 async def _started(
-    plan: Plan, front: Callable[[Gateway], Awaitable[None]], places: PlaceTables | None = None
+    plan: Plan, front: Callable[[Gateway], Awaitable[None]], shared: SharedMemory | None = None
 ) -> None:
     """Open `plan` and run `front`. A signal before that gives the start up; later ones are the front's."""
     import anyio
@@ -255,7 +255,7 @@ async def _started(
 
     async with anyio.create_task_group() as tasks:
         watching = await tasks.start(watch_start)
-        async with open_plan(plan, teller(plan.config.log), places) as gateway:
+        async with open_plan(plan, teller(plan.config.log), shared) as gateway:
             watching.cancel()
             await over.wait()
             await front(gateway)

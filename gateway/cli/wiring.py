@@ -25,8 +25,8 @@ from gateway.runtime.ledger import Ledger, open_ledger
 from gateway.runtime.ledger_chains import chain_of
 from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack, load_pack
-from gateway.runtime.places import PlaceTables
 from gateway.runtime.pool_shelf import PoolSettings
+from gateway.runtime.shared_memory import SharedMemory
 from gateway.sandbox.drivers import DRIVERS, make_driver
 from gateway.sandbox.egress import EgressSettings
 
@@ -101,11 +101,11 @@ def installer_of(config: Config, say: Callable[[str], None], *, relock: bool = F
 
 @asynccontextmanager
 async def open_plan(
-    plan: Plan, say: Callable[[str], None], places: PlaceTables | None = None
+    plan: Plan, say: Callable[[str], None], shared: SharedMemory | None = None
 ) -> AsyncGenerator[Gateway]:
     """Start what `plan` says; entered, calls are answered. `say` is told what takes time or looks odd.
 
-    `places` are those that a worker shares with the others.
+    `shared` is what a worker counts together with the others.
     Raises `UsageError` or `ConfigError` where the machine or a pack is not as needed.
     """
     config, clock = plan.config, SystemClock()
@@ -123,7 +123,8 @@ async def open_plan(
             clock=clock,
             settings=settings,
             say=say,
-            places=places,
+            shared=shared,
+            worker=plan.worker or 1,
         ) as gateway,
     ):
         gateway.tracing = tracing

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cli.logs import teller
 from gateway.errors import UsageError
-from gateway.runtime.places import SharedMemory
+from gateway.runtime.shared_memory import SharedMemory
 
 if TYPE_CHECKING:
     from gateway.config import Config

@@ -37,6 +37,7 @@ from gateway.runtime.pool_shelf import PoolSettings
 from gateway.runtime.readings import Readings
 from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_packs
 from gateway.runtime.sessions import Session, SessionTable, named_session_id, new_session_id
+from gateway.runtime.shared_memory import SharedMemory
 from gateway.runtime.tally import CallTally
 from gateway.runtime.upstream import Announced
 from gateway.sandbox.contract import SandboxDriver, Snapshot
@@ -114,6 +115,7 @@ class Gateway:
         tasks: TaskGroup,
         egress: EgressDesk,
         places: PlaceTables,
+        counters: Counters,
     ) -> None:
         self.packs = packs
         for served in packs.values():
@@ -138,7 +140,7 @@ class Gateway:
             env=episode_environment(0) if settings.mode == "training" else None,
         )
         self.readings = Readings(self._sessions, self._pool, ledger, egress)
-        self._counters = Counters()
+        self._counters = counters
         self._in_flight = 0
         self._idle = anyio.Event()
         self._draining = False
@@ -438,13 +440,14 @@ async def open_gateway(
     settings: GatewaySettings,
     say: Callable[[str], None] = logger.info,
     gate: EgressGate | None = None,
-    places: PlaceTables | None = None,
+    shared: SharedMemory | None = None,
+    worker: int = 1,
 ) -> AsyncGenerator[Gateway]:
     """Serve `packs`: install and start each server once, compare it with the lock, then take calls.
 
     Entered, calls would be answered. Left, every session is closed. Raises `ConfigError` or
     `UsageError` where a pack cannot be served. `gate` stands in for the one that `settings` describe.
-    `places` are those that this gateway shares with others, where it is one of several workers.
+    `shared` is what this gateway, worker number `worker`, counts together with others.
     """
     async with gate or EgressGate(settings.egress) as opened:
         egress = EgressDesk(opened, ledger, tuple(settings.secrets.values()))
@@ -460,7 +463,8 @@ async def open_gateway(
                 settings=settings,
                 tasks=tasks,
                 egress=egress,
-                places=places or PlaceTables.alone(settings.max_sessions),
+                places=shared.tables(worker) if shared else PlaceTables.alone(settings.max_sessions),
+                counters=shared.counters() if shared else Counters(),
             )
             tasks.start_soon(_sweep_idle, gateway)
             if settings.pool.maximum:

@@ -8,23 +8,18 @@ A gateway without workers has the same rows to itself.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import mmap
-import os
-import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
 from gateway.errors import TooManySessions
 
-__all__ = ["PlaceTables", "Places", "SharedMemory"]
+__all__ = ["PlaceTables", "Places"]
 
 _DIGEST = 16
 _ROW = 1 + 2 * _DIGEST
-_TABLES = 5
-"""How many rows there are for each session that there may be; names have two."""
 _NOBODY = nullcontext()
 _SPARE_NAMES = 1024
 """Names that may be held beyond the sessions: those whose first request is being answered."""
@@ -139,7 +134,23 @@ class PlaceTables:
     @classmethod
     def alone(cls, most: int) -> PlaceTables:
         """Return the tables of a gateway that is one process."""
-        return _tables(mmap.mmap(-1, _size(most)), most, 1, _NOBODY)
+        return cls.within(mmap.mmap(-1, cls.size(most)), 0, most, 1, _NOBODY)
+
+    @staticmethod
+    def size(most: int) -> int:
+        """Return the bytes that the tables take for `most` sessions."""
+        return sum(_rows(most)) * _ROW
+
+    @classmethod
+    def within(
+        cls, memory: mmap.mmap, start: int, most: int, own: int, lock: AbstractContextManager[None]
+    ) -> PlaceTables:
+        """Return the tables that begin at `start` of `memory`, as worker `own` uses them."""
+        tables: list[Places] = []
+        for rows in _rows(most):
+            tables.append(Places(memory, start, rows, own, lock))
+            start += rows * _ROW
+        return cls(*tables)
 
     def free_all_of(self, worker: int) -> None:
         """Give back what a worker held that is no more."""
@@ -147,53 +158,5 @@ class PlaceTables:
             table.free_all_of(worker)
 
 
-class SharedMemory:
-    """The memory of the tables of several workers: a file without a name, passed on as a descriptor."""
-
-    def __init__(self, fd: int) -> None:
-        """Take the memory behind a descriptor that `make` gave."""
-        size = os.fstat(fd).st_size
-        self.fd = fd
-        self._most = (size // _ROW - _SPARE_NAMES) // _TABLES
-        self._mapped = mmap.mmap(fd, size)
-
-    @classmethod
-    def make(cls, most: int) -> SharedMemory:
-        """Return memory in which nobody has a place yet; `most` is how many sessions there may be."""
-        with tempfile.TemporaryFile() as file:
-            file.truncate(_size(most))
-            return cls(os.dup(file.fileno()))
-
-    def tables(self, own: int) -> PlaceTables:
-        """Return the tables as worker `own` uses them."""
-        return _tables(self._mapped, self._most, own, _Locked(self.fd))
-
-
-class _Locked(AbstractContextManager[None]):
-    """A lock between processes; it ends with the process that holds it."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def __enter__(self) -> None:
-        fcntl.lockf(self._fd, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        fcntl.lockf(self._fd, fcntl.LOCK_UN)
-
-
 def _rows(most: int) -> tuple[int, int, int, int]:
     return most, most, most, 2 * most + _SPARE_NAMES
-
-
-def _size(most: int) -> int:
-    return sum(_rows(most)) * _ROW
-
-
-def _tables(memory: mmap.mmap, most: int, own: int, lock: AbstractContextManager[None]) -> PlaceTables:
-    tables: list[Places] = []
-    start = 0
-    for rows in _rows(most):
-        tables.append(Places(memory, start, rows, own, lock))
-        start += rows * _ROW
-    return PlaceTables(*tables)

@@ -35,7 +35,8 @@ class CompiledPolicy:
     """A policy that judges calls. Safe to share between sessions.
 
     `file` is the policy's file name (`None` for `DENY_ALL`), `sha256` the digest of its bytes; `looks`:
-    some rule asks about a session's files, so that `paths_to_look_at` may have something to say.
+    some rule asks about a session's files, so that `paths_to_look_at` may have something to say;
+    `counts_together`: some rule's limit counts over sessions.
     """
 
     def __init__(self, policy: Policy | None, facts: PackFacts | None = None) -> None:
@@ -57,6 +58,8 @@ class CompiledPolicy:
         self.looks = any(
             part.symlinks for matchers in self.model.every_matchers() for part in matchers.every()
         )
+        limits = [rule.limit for rule in self.model.rules if rule.limit is not None]
+        self.counts_together = any(limit.per != "session" for limit in limits)
         self._results = [
             (target_test(rule.tool, Effect.DENY), index) for index, rule in enumerate(self.model.results)
         ]

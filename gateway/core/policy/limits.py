@@ -9,7 +9,9 @@ clocks the later one counts, which can only deny.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Protocol, cast
 
 from gateway.core.calls import Principal
 from gateway.core.json_types import JsonObject
@@ -18,7 +20,7 @@ from gateway.core.policy.request import Request
 from gateway.core.policy.situation import Charge, LimitKey
 from gateway.core.strict_json import dumps
 
-__all__ = ["Counters", "counter_of"]
+__all__ = ["Counter", "CounterStore", "Counters", "counter_of"]
 
 
 def counter_of(rule: Rule, file: str) -> Callable[[JsonObject, Request], Charge] | None:
@@ -54,7 +56,9 @@ def _identity(who: Principal) -> str:
 
 
 @dataclass(slots=True)
-class _Counter:
+class Counter:
+    """What has been granted under one key; `tokens` are those of its bucket, if it has one, at `at`."""
+
     calls: int = 0
     bytes: int = 0
     tokens: float | None = None
@@ -68,19 +72,37 @@ class _Counter:
         return min(float(most), self.tokens + max(0.0, now - self.at) * most / period)
 
 
+class CounterStore(Protocol):
+    """Where counters are kept: a dict does."""
+
+    def get(self, key: LimitKey, /) -> Counter | None:
+        """Return a counter, `None` if nothing was charged yet."""
+        ...
+
+    def __setitem__(self, key: LimitKey, counter: Counter, /) -> None:
+        """Keep a counter as it is now."""
+        ...
+
+
 @dataclass(slots=True)
 class Counters:
-    """What has been granted so far, by key: one of a session, and one of the whole gateway."""
+    """What has been granted so far, by key: one of a session, and one of the whole gateway.
 
-    _counters: dict[LimitKey, _Counter] = field(default_factory=dict[LimitKey, _Counter])
+    `lock` is held from asking to charging, and while a charge changes, where others count in `store` too.
+    """
+
+    store: CounterStore = field(default_factory=dict[LimitKey, Counter])
+    lock: AbstractContextManager[None] = field(default_factory=nullcontext)
 
     def branch(self) -> Counters:
-        """Return counters that stand where these do and count apart from here on."""
-        return Counters({key: replace(counter) for key, counter in self._counters.items()})
+        """Return counters that stand where these, of one session, do and count apart from here on."""
+        assert isinstance(self.store, dict), "what is counted for many has no branches"
+        own = cast("dict[LimitKey, Counter]", self.store)
+        return Counters({key: replace(counter) for key, counter in own.items()})
 
     def spent(self, charge: Charge, now: float) -> bool:
         """Whether there is no room for the charge."""
-        counter = self._counters.get(charge.key) or _Counter()
+        counter = self.store.get(charge.key) or Counter()
         limit = charge.limit
         if limit.calls is not None and counter.calls >= limit.calls:
             return True
@@ -90,25 +112,32 @@ class Counters:
 
     def reserve(self, charge: Charge, now: float) -> None:
         """Charge one call."""
-        counter = self._counters.setdefault(charge.key, _Counter())
-        counter.calls += 1
-        counter.bytes += charge.size
-        rate = charge.limit.rate
-        if rate is not None:
-            counter.tokens = counter.available(rate, now) - 1.0
-            counter.at = max(now, counter.at)
+        with self.lock:
+            counter = self.store.get(charge.key) or Counter()
+            counter.calls += 1
+            counter.bytes += charge.size
+            rate = charge.limit.rate
+            if rate is not None:
+                counter.tokens = counter.available(rate, now) - 1.0
+                counter.at = max(now, counter.at)
+            self.store[charge.key] = counter
 
     def release(self, charge: Charge) -> None:
         """Give back what a call was charged that did not run."""
-        counter = self._counters.get(charge.key)
-        if counter is None:
-            return
-        counter.calls -= 1
-        counter.bytes -= charge.size
-        if charge.limit.rate is not None and counter.tokens is not None:
-            counter.tokens = min(float(charge.limit.rate[0]), counter.tokens + 1.0)
+        with self.lock:
+            counter = self.store.get(charge.key)
+            if counter is None:
+                return
+            counter.calls -= 1
+            counter.bytes -= charge.size
+            if charge.limit.rate is not None and counter.tokens is not None:
+                counter.tokens = min(float(charge.limit.rate[0]), counter.tokens + 1.0)
+            self.store[charge.key] = counter
 
     def settle(self, charge: Charge, result_bytes: int) -> None:
         """Add what the result of a call that ran weighs."""
         if charge.limit.bytes is not None:
-            self._counters.setdefault(charge.key, _Counter()).bytes += result_bytes
+            with self.lock:
+                counter = self.store.get(charge.key) or Counter()
+                counter.bytes += result_bytes
+                self.store[charge.key] = counter

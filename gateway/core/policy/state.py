@@ -7,6 +7,7 @@ session machine tells it what happened; it decides nothing itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from gateway.core.calls import Answered, Denied, Outcome, ServerError
@@ -21,6 +22,8 @@ from gateway.core.policy.verdicts import Verdict
 from gateway.core.strict_json import dumps
 
 __all__ = ["Moment", "PolicyState"]
+
+_NOBODY = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,18 @@ class PolicyState:
 
         `crosses_link` says what was found of the paths of `policy.paths_to_look_at(request)`.
         """
+        # Others may count at the same time: what there is room for is charged in one go.
+        with self.shared.lock if policy.counts_together else _NOBODY:
+            return self._judge(policy, call_id, request, moment, crosses_link)
+
+    def _judge(
+        self,
+        policy: CompiledPolicy,
+        call_id: str,
+        request: Request,
+        moment: Moment,
+        crosses_link: Callable[[str], Verdict],
+    ) -> Judgement:
         self.release(call_id)
         now = policy.clock_time(moment.wall, self.steps, request.mode)
         # A virtual clock also paces rates; a real one may jump, so rates run on the monotonic clock.

@@ -16,7 +16,7 @@ from anyio.abc import Process, TaskGroup, TaskStatus
 
 from gateway.core.json_types import JsonObject
 from gateway.loop import current_loop
-from gateway.runtime.places import SharedMemory
+from gateway.runtime.shared_memory import SharedMemory
 from gateway.serve.server import url_of
 from gateway.serve.signals import Signals, ending_signals
 from gateway.serve.workers.channel import Channel
