@@ -205,6 +205,7 @@ async def _work(plan: Plan, identity: Identity, watch: bool, seat: Seat) -> None
                 gateway,
                 identity,
                 own=seat.number,
+                workers=config.workers,
                 supervisor=seat.channel,
                 limits=GateLimits(max_body=config.limits.max_body),
                 trains=_orchestrated(config),

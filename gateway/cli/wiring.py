@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
+import anyio.to_thread
+
 from gateway.cli.logs import hide
 from gateway.cli.policies import policies_of
 from gateway.cli.tracing import open_tracing
@@ -22,7 +24,7 @@ from gateway.errors import StateInUse, UsageError
 from gateway.runtime.clock import Clock, SystemClock
 from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
 from gateway.runtime.ledger import Ledger, open_ledger
-from gateway.runtime.ledger_chains import chain_of
+from gateway.runtime.ledger_chains import chain_of, settle_workers
 from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack, load_pack
 from gateway.runtime.pool_shelf import PoolSettings
@@ -147,6 +149,7 @@ async def _ledger(plan: Plan, clock: Clock, say: Callable[[str], None]) -> Async
                 continue
             if folder != state:
                 say(f"{state} is in use: the audit log of this one is in {folder}")
+            await anyio.to_thread.run_sync(settle_workers, folder, clock.now())
             yield ledger
             return
 

@@ -45,11 +45,15 @@ def _command(number: int, channel: int, memory: int) -> list[str]:
 
 async def supervise(config: Config) -> int:
     """Serve with several workers until a signal; return the exit code."""
+    from gateway.runtime.clock import SystemClock
     from gateway.runtime.ledger_chains import holding_chains
     from gateway.serve.server import bind
     from gateway.serve.workers.supervisor import Supervisor, WorkersFailed
 
-    with await bind(config.host, config.port) as listener, holding_chains(config.state, config.workers):
+    with (
+        await bind(config.host, config.port) as listener,
+        holding_chains(config.state, config.workers, SystemClock().now()),
+    ):
         supervisor = Supervisor(
             listener,
             config.workers,

@@ -16,9 +16,9 @@ from pathlib import Path
 from gateway.core.json_types import JsonObject
 from gateway.errors import UsageError
 from gateway.runtime.ledger_reading import CHECKPOINT, ledger_files
-from gateway.runtime.ledger_writing import load_or_make_key, lock_state
+from gateway.runtime.ledger_writing import LedgerFiles, load_or_make_key, lock_state
 
-__all__ = ["chain_of", "chains", "chains_beside", "holding_chains", "record_time"]
+__all__ = ["chain_of", "chains", "chains_beside", "holding_chains", "record_time", "settle_workers"]
 
 _WORKERS = "workers"
 
@@ -53,12 +53,24 @@ def _has_ledger(audit: Path) -> bool:
     return (audit / CHECKPOINT).is_file() or bool(ledger_files(audit))
 
 
+def settle_workers(state: Path, now: float, beyond: int = 0) -> None:
+    """Close what dead workers left open, of those with a number above `beyond`: they do not start again.
+
+    The folder is held by the caller. Raises `UsageError` as opening a ledger does.
+    """
+    for folder in (state / _WORKERS).glob("*"):
+        if folder.name.isdecimal() and int(folder.name) > beyond and _has_ledger(folder / "audit"):
+            LedgerFiles(folder, now).close()
+
+
 @contextmanager
-def holding_chains(state: Path, workers: int) -> Generator[None]:
+def holding_chains(state: Path, workers: int, now: float) -> Generator[None]:
     """Hold a state folder for `workers` to write in; their records are sealed with its key.
 
-    Raises `UsageError` where it is in use or cannot be written.
+    What others left open in it is closed. Raises `UsageError` where it is in use or cannot be written.
     """
+    if _has_ledger(state / "audit"):
+        LedgerFiles(state, now).close()
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         held = lock_state(state)
@@ -68,6 +80,7 @@ def holding_chains(state: Path, workers: int) -> Generator[None]:
             f"{state}: no ledger can be kept here ({reason}): name a writable folder with --state"
         ) from error
     try:
+        settle_workers(state, now, beyond=workers)
         key = load_or_make_key(state)
         for number in range(1, workers + 1):
             folder = chain_of(state, number)

@@ -7,14 +7,16 @@ a public interface (docs/operations.md). No session, principal or argument is ev
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,7 +28,7 @@ from gateway.runtime.gateway import Gateway
 from gateway.runtime.tally import CALL_LABELS, Histogram
 from gateway.serve.identity import Identity, RequireRole
 
-__all__ = ["GatewayCollector", "metrics_route"]
+__all__ = ["GatewayCollector", "merged_metrics", "metrics_route"]
 
 
 def metrics_route(gateway: Gateway, identity: Identity) -> BaseRoute:
@@ -41,6 +43,50 @@ def metrics_route(gateway: Gateway, identity: Identity) -> BaseRoute:
         return Response(encode(registry), headers={"Content-Type": media_type, "Cache-Control": "no-store"})
 
     return Route("/metrics", metrics, middleware=[Middleware(RequireRole, Role.MONITOR, Role.ADMIN)])
+
+
+def merged_metrics(pages: Sequence[str], accept: str) -> tuple[bytes, str]:
+    """Return one page of several of the same route, in the text format, and its media type as `accept` asks.
+
+    Values of one name and its labels are summed, but for those that speak of all that there is.
+    """
+    families: dict[str, Metric] = {}
+    for page in pages:
+        for family in text_string_to_metric_families(page):
+            known = families.setdefault(family.name, family)
+            if known is not family:
+                combine = _COMBINED.get(family.name, sum)
+                known.samples = list(_combined([*known.samples, *family.samples], combine))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(list(families.values())))
+    encode, media_type = choose_encoder(accept)
+    return encode(registry), media_type
+
+
+_COMBINED: Mapping[str, Callable[[Sequence[float]], float]] = {
+    **dict.fromkeys(("sandgate_ready", "sandgate_ledger_healthy", "process_start_time_seconds"), min),
+    **dict.fromkeys(("sandgate_build_info", "sandgate_draining", "sandgate_sessions_limit"), max),
+    **dict.fromkeys(("sandgate_policy_info", "sandgate_policy_refused", "process_max_fds"), max),
+    "sandgate_policy_since_timestamp_seconds": max,
+}
+
+
+def _combined(samples: Iterable[Sample], combine: Callable[[Sequence[float]], float]) -> Iterator[Sample]:
+    alike: dict[tuple[str, frozenset[tuple[str, str]]], list[Sample]] = {}
+    for sample in samples:
+        alike.setdefault((sample.name, frozenset(sample.labels.items())), []).append(sample)
+    for same in alike.values():
+        yield same[0]._replace(value=combine([sample.value for sample in same]))
+
+
+class _Families(Collector):
+    """Metric families that are there already."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 class GatewayCollector(Collector):

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Literal
 from urllib.parse import parse_qs
 
-import anyio
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.core import strict_json
@@ -23,7 +22,7 @@ from gateway.core.strict_json import JsonLimits, StrictJsonError
 from gateway.errors import ClientError
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.sessions import named_session_id
-from gateway.serve.gate import GateLimits, Replay
+from gateway.serve.gate import GateLimits
 from gateway.serve.identity import Identity
 from gateway.serve.mcp.envelope import names_modern_era
 from gateway.serve.mcp.sessions import session_name
@@ -31,6 +30,7 @@ from gateway.serve.oauth.tokens import NotKnown
 from gateway.serve.openenv.rpc import is_dialect
 from gateway.serve.replies import client_error, problem
 from gateway.serve.security import BLANKS
+from gateway.serve.workers.bodies import whole_body
 from gateway.serve.workers.moving import movable_of
 from gateway.serve.workers.names import HeldNames
 
@@ -105,7 +105,7 @@ class Routed:
         session_id = headers.get(b"x-session-id") or _query(scope)
         body: bytes | None = None
         if session_id is None and scope["method"] == "POST":
-            body, receive = await self._whole(scope, receive)
+            body, receive = await whole_body(scope, receive, self._limits)
             session_id = None if body is None else self._named_in(body)
         holder = None if session_id is None else self._places.episodes.holder(session_id)
         await self._held_by(holder, body, scope, receive, send)
@@ -120,22 +120,6 @@ class Routed:
             message = "the worker that has this session cannot be reached by this connection: try again"
             response = problem(503, "unavailable", message, {"Retry-After": "1", "Connection": "close"})
             await response(scope, receive, send)
-
-    async def _whole(self, scope: Scope, receive: Receive) -> tuple[bytes | None, Receive]:
-        """Return a whole body, and how it is received once more; `None` where it is too large or too slow."""
-        body, more = bytearray(), True
-        with anyio.move_on_after(self._limits.body_seconds / 2):  # the gate's patience begins after
-            while more and len(body) <= self._limits.max_body:
-                message = await receive()
-                if message["type"] != "http.request":
-                    return None, receive
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-        whole = bytes(body)
-        if more:
-            return None, Replay(whole, receive, more=True)
-        movable_of(scope).unread(whole)
-        return whole, receive
 
     def _named_in(self, body: bytes) -> str | None:
         """Return the episode session that a body names."""

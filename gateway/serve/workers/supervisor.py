@@ -49,7 +49,8 @@ class WorkersFailed(Exception):
 class _Worker:
     """One worker's place: what runs in it now. `begun` once it was ready first, or never will be.
 
-    `open` are the connections given to it less those that ended.
+    `open` are the connections given to it less those that ended, `asked` who waits to hear from it, each
+    with the number of what was asked.
     """
 
     number: int
@@ -60,6 +61,7 @@ class _Worker:
     given: int = 0
     ended: int = 0
     hung_up: bool = False
+    asked: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
 
     @property
     def takes(self) -> bool:
@@ -195,6 +197,9 @@ class Supervisor:
                 await worker.process.wait()
             worker.ready = False
             worker.channel.close()
+            for asker, asking in worker.asked:
+                self._reply(asker, {"do": "reply", "id": asking}, b"")
+            worker.asked.clear()
             self._tables.free_all_of(worker.number)
             worker.process = None
 
@@ -272,8 +277,25 @@ class Supervisor:
                     self._give(to, fd, data, fixed=False)
                 else:
                     self._give(worker, fd, data, fixed=True)
+            case {"do": "ask", "to": int(number), "id": int(asking)}:
+                self._ask(worker, self._workers.get(number), asking, message, data)
+            case {"do": "reply", "to": int(number), "id": int(asking)}:
+                worker.asked.discard((number, asking))
+                self._reply(number, message, data)
             case _:
                 raise AssertionError(f"worker {worker.number} says {message!r}")
+
+    def _ask(self, asker: _Worker, to: _Worker | None, asking: int, message: JsonObject, data: bytes) -> None:
+        if to is None or not to.takes or to.channel is None:
+            self._reply(asker.number, {"do": "reply", "id": asking}, b"")
+            return
+        to.asked.add((asker.number, asking))
+        to.channel.send({**message, "from": asker.number}, data)
+
+    def _reply(self, asker: int, message: JsonObject, data: bytes) -> None:
+        channel = self._workers[asker].channel
+        if channel is not None:
+            channel.send(message, data)
 
     def _give(self, worker: _Worker, fd: int, begun: bytes, *, fixed: bool) -> None:
         assert worker.channel is not None, "only who takes connections is given any"

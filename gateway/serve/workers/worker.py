@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Callable
 
 import anyio
 from anyio.abc import TaskGroup
+from starlette.types import ASGIApp
 
 from gateway.core.json_types import JsonObject
 from gateway.loop import current_loop
 from gateway.runtime.gateway import Gateway
 from gateway.serve.app import GatewayApp
-from gateway.serve.direct import DirectFront
 from gateway.serve.gate import GateLimits
 from gateway.serve.identity import Identity
 from gateway.serve.server import HttpServer, run_server, server_config
+from gateway.serve.workers.asking import Colleagues
 from gateway.serve.workers.channel import Channel
 from gateway.serve.workers.moving import MovableHttpProtocol, MovableSocketProtocol
 from gateway.serve.workers.routing import Routed
+from gateway.serve.workers.together import Together
 
 __all__ = ["serve_worker"]
 
@@ -37,18 +40,32 @@ async def serve_worker(
     identity: Identity,
     *,
     own: int,
+    workers: int,
     supervisor: socket.socket,
     limits: GateLimits,
     trains: bool,
 ) -> None:
     """Serve the connections that come over `supervisor` until SIGTERM or SIGINT, then drain and return.
 
-    `own` is this worker's number. Returns at once when the supervisor is gone.
+    `own` is this worker's number, of `workers`; `trains` says whether there are episodes. Returns at once
+    when the supervisor is gone.
     """
-    routed = Routed(app, gateway, identity, own=own, limits=limits, trains=trains)
-    server = HttpServer(server_config(routed, limits.max_body, MovableSocketProtocol))
     async with anyio.create_task_group() as tasks:
-        worker = _Worker(server, routed, app.lane, tasks)
+        worker = _Worker(app, own, workers, tasks)
+        together = Together(app, gateway, worker.colleagues, limits)
+        routed = Routed(together, gateway, identity, own=own, limits=limits, trains=trains)
+        server = HttpServer(server_config(routed, limits.max_body, MovableSocketProtocol))
+        worker.protocol = lambda begun, fixed: MovableHttpProtocol(
+            config=server.config,
+            server_state=server.server_state,
+            app_state=server.lifespan.state,
+            front=app.lane,
+            begun=begun,
+            fixed=fixed,
+            pass_on=worker.pass_on,
+            where_to=routed.socket_holder,
+            ended=worker.connection_ended,
+        )
         tasks.start_soon(routed.names.sweep)
 
         def ready() -> None:
@@ -63,24 +80,29 @@ async def serve_worker(
 
 
 class _Worker:
-    """The side of a worker that faces the supervisor."""
+    """The side of a worker that faces the supervisor. `protocol` makes what serves a connection."""
 
-    def __init__(
-        self, server: HttpServer, routed: Routed, front: DirectFront | None, tasks: TaskGroup
-    ) -> None:
+    protocol: Callable[[bytes, bool], MovableHttpProtocol]
+
+    def __init__(self, app: ASGIApp, own: int, workers: int, tasks: TaskGroup) -> None:
         self.channel: Channel | None = None
-        self._server = server
-        self._routed = routed
-        self._front = front
+        self.colleagues = Colleagues(own, workers, self._say)
+        self._app = app
         self._tasks = tasks
         self._ended = 0
         self._reporting = False
 
     def received(self, message: JsonObject, data: bytes, fd: int | None) -> None:
         """Take a message of the supervisor."""
-        assert message["do"] == "serve", "the supervisor says nothing else"
-        assert fd is not None, "a connection comes as a descriptor"
-        self._tasks.start_soon(self._adopt, fd, data, message.get("fixed") is True)
+        match message["do"]:
+            case "serve" if fd is not None:
+                self._tasks.start_soon(self._adopt, fd, data, message.get("fixed") is True)
+            case "ask":
+                self._tasks.start_soon(self.colleagues.answer, self._app, message, data)
+            case "reply":
+                self.colleagues.told(message, data)
+            case _:
+                raise AssertionError(f"the supervisor says {message!r}")
 
     def orphaned(self) -> None:
         """End: nobody brings connections any more."""
@@ -98,29 +120,17 @@ class _Worker:
         connection = socket.socket(fileno=fd)
         connection.setblocking(False)
         try:
-            await current_loop().connect_accepted_socket(lambda: self._protocol(begun, fixed), connection)
+            await current_loop().connect_accepted_socket(lambda: self.protocol(begun, fixed), connection)
         except OSError:
             connection.close()
-            self._connection_ended()
+            self.connection_ended()
 
-    def _protocol(self, begun: bytes, fixed: bool) -> MovableHttpProtocol:
-        return MovableHttpProtocol(
-            config=self._server.config,
-            server_state=self._server.server_state,
-            app_state=self._server.lifespan.state,
-            front=self._front,
-            begun=begun,
-            fixed=fixed,
-            pass_on=self._pass_on,
-            where_to=self._routed.socket_holder,
-            ended=self._connection_ended,
-        )
+    def pass_on(self, worker: int, request: bytes, fd: int) -> None:
+        """Send a connection to another worker."""
+        self._say({"do": "pass", "to": worker}, request, fd)
 
-    def _pass_on(self, worker: int, request: bytes, fd: int) -> None:
-        assert self.channel is not None, "a connection came before the channel was open"
-        self.channel.send({"do": "pass", "to": worker}, request, fd)
-
-    def _connection_ended(self) -> None:
+    def connection_ended(self) -> None:
+        """Take note that a connection is over here."""
         self._ended += 1
         if not self._reporting:
             self._reporting = True
@@ -128,5 +138,8 @@ class _Worker:
 
     def _report(self) -> None:
         self._reporting = False
-        if self.channel is not None:
-            self.channel.send({"do": "ended", "connections": self._ended})
+        self._say({"do": "ended", "connections": self._ended})
+
+    def _say(self, message: JsonObject, data: bytes = b"", fd: int | None = None) -> None:
+        assert self.channel is not None, "a connection or a question came before the channel was open"
+        self.channel.send(message, data, fd)
