@@ -79,7 +79,7 @@ class Episodes:
             raise UsageError(message)
         self.gateway = gateway
         self.settings = settings or EpisodeSettings()
-        self.snapshots = Snapshots(self.settings.snapshots)
+        self.snapshots = Snapshots(self.settings.snapshots, gateway.places.snapshots)
         self._opening = EpisodeOpening(gateway, self.snapshots, cache_dir=cache_dir, writer=trajectories)
         self._sessions: dict[tuple[str, str], EpisodeSession] = {}
         self._places: dict[EpisodeSession, int] = {}

@@ -24,6 +24,9 @@ _NOBODY = nullcontext()
 _SPARE_NAMES = 1024
 """Names that may be held beyond the sessions: those whose first request is being answered."""
 
+_MOST_SNAPSHOTS = 4096
+"""Snapshots that other workers can be asked for; one more is known to its own worker alone."""
+
 
 @lru_cache(maxsize=4096)
 def _digest(text: str) -> bytes:
@@ -123,13 +126,14 @@ class Places:
 class PlaceTables:
     """What is counted by places: sessions with their sandboxes, minted MCP ids, episode sessions.
 
-    `names`: who answers a principal's session of some name, or its default one.
+    `names`: who answers a principal's session of some name, or its default one; `snapshots`: who has which.
     """
 
     sessions: Places
     minted: Places
     episodes: Places
     names: Places
+    snapshots: Places
 
     @classmethod
     def alone(cls, most: int) -> PlaceTables:
@@ -154,9 +158,9 @@ class PlaceTables:
 
     def free_all_of(self, worker: int) -> None:
         """Give back what a worker held that is no more."""
-        for table in (self.sessions, self.minted, self.episodes, self.names):
+        for table in (self.sessions, self.minted, self.episodes, self.names, self.snapshots):
             table.free_all_of(worker)
 
 
-def _rows(most: int) -> tuple[int, int, int, int]:
-    return most, most, most, 2 * most + _SPARE_NAMES
+def _rows(most: int) -> tuple[int, int, int, int, int]:
+    return most, most, most, 2 * most + _SPARE_NAMES, _MOST_SNAPSHOTS

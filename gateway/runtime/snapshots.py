@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from gateway.core.calls import Principal
 from gateway.core.policy.state import PolicyState
-from gateway.errors import ClientError
+from gateway.errors import ClientError, TooManySessions
+from gateway.runtime.places import Places
 from gateway.runtime.sessions import Session
 from gateway.sandbox.contract import Snapshot
 
@@ -59,15 +60,20 @@ class KeptSnapshot:
     task: str | None
     seed: int
     origin: Origin
+    place: int | None = None
     users: int = 0
     dropped: bool = False
 
 
 class Snapshots:
-    """The snapshots of one gateway; `most` is how many one principal may have."""
+    """The snapshots of one gateway; `most` is how many one principal may have.
 
-    def __init__(self, most: int) -> None:
+    Each has one of the `places`, by which the other workers know where it is.
+    """
+
+    def __init__(self, most: int, places: Places) -> None:
         self._most = most
+        self._places = places
         self._kept: dict[str, KeptSnapshot] = {}  # the one used longest ago first
 
     async def take(self, session: Session, *, task: str | None, seed: int, origin: Origin) -> KeptSnapshot:
@@ -93,6 +99,8 @@ class Snapshots:
     async def _keep(self, kept: KeptSnapshot) -> None:
         own = [other for other in self._kept.values() if other.principal.name == kept.principal.name]
         self._kept[kept.id] = kept
+        with suppress(TooManySessions):  # then it is found by its own worker only
+            kept.place = self._places.claim(kept.id)[1]
         for other in own[: max(0, len(own) + 1 - self._most)]:
             await self._drop(other)
 
@@ -122,7 +130,8 @@ class Snapshots:
             await self._drop(kept)
 
     async def _drop(self, kept: KeptSnapshot) -> None:
-        self._kept.pop(kept.id, None)
+        if self._kept.pop(kept.id, None) is not None and kept.place is not None:
+            self._places.free(kept.place)
         kept.dropped = True
         if not kept.users:
             await kept.files.aclose()

@@ -3,6 +3,7 @@
     Mcp-Session-Id                 the worker that minted it
     Sandgate-Session, or none      the worker that took the first request for that name of that principal
     X-Session-ID, session_id       the worker that opened the episode session
+    snapshot                       the worker that has the snapshot, where no session is named
 
 An id that nobody holds is answered here, as it would be by a gateway alone: nobody knows it.
 """
@@ -39,6 +40,7 @@ __all__ = ["Routed"]
 _READ = frozenset(
     {b"authorization", b"mcp-protocol-version", b"mcp-session-id", b"sandgate-session", b"x-session-id"}
 )
+_NAMING = ("session_id", "snapshot")
 _ROUTES = ("reset", "step", "state")
 
 
@@ -79,8 +81,7 @@ class Routed:
 
     def socket_holder(self, scope: Scope) -> int | None:
         """Return the other worker that a WebSocket belongs to, `None` where it is for here."""
-        wanted = _query(scope)
-        holder = None if wanted is None else self._places.episodes.holder(wanted)
+        holder = self._holder(*(_query(scope, name) for name in _NAMING))
         return None if holder == self._own else holder
 
     async def _named(self, headers: Mapping[bytes, str], scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,13 +103,17 @@ class Routed:
     async def _episode(
         self, headers: Mapping[bytes, str], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        session_id = headers.get(b"x-session-id") or _query(scope)
+        session_id, snapshot = headers.get(b"x-session-id") or _query(scope, "session_id"), None
         body: bytes | None = None
         if session_id is None and scope["method"] == "POST":
             body, receive = await whole_body(scope, receive, self._limits)
-            session_id = None if body is None else self._named_in(body)
-        holder = None if session_id is None else self._places.episodes.holder(session_id)
-        await self._held_by(holder, body, scope, receive, send)
+            session_id, snapshot = (None, None) if body is None else self._named_in(body)
+        await self._held_by(self._holder(session_id, snapshot), body, scope, receive, send)
+
+    def _holder(self, session_id: str | None, snapshot: str | None) -> int | None:
+        if session_id is not None:
+            return self._places.episodes.holder(session_id)
+        return None if snapshot is None else self._places.snapshots.holder(snapshot)
 
     async def _held_by(
         self, holder: int | None, body: bytes | None, scope: Scope, receive: Receive, send: Send
@@ -121,18 +126,18 @@ class Routed:
             response = problem(503, "unavailable", message, {"Retry-After": "1", "Connection": "close"})
             await response(scope, receive, send)
 
-    def _named_in(self, body: bytes) -> str | None:
-        """Return the episode session that a body names."""
+    def _named_in(self, body: bytes) -> tuple[str | None, str | None]:
+        """Return the episode session, and the snapshot, that a body names."""
         try:
             message = strict_json.loads(body, JsonLimits(max_bytes=self._limits.max_body))
         except StrictJsonError:
-            return None
-        named: JsonValue = None
-        if isinstance(message, dict):
-            params = message.get("params")
-            inner = params if is_dialect(message) and isinstance(params, dict) else message
-            named = inner.get("session_id")
-        return named if isinstance(named, str) else None
+            return None, None
+        if not isinstance(message, dict):
+            return None, None
+        params = message.get("params")
+        inner = params if is_dialect(message) and isinstance(params, dict) else message
+        session_id, snapshot = (_text(inner.get(name)) for name in _NAMING)
+        return session_id, snapshot
 
 
 def _paths(gateway: Gateway) -> dict[str, Literal["mcp", "env"]]:
@@ -151,6 +156,10 @@ def _read(scope: Scope) -> dict[bytes, str]:
     return headers
 
 
-def _query(scope: Scope) -> str | None:
-    values = parse_qs(scope["query_string"].decode("latin-1")).get("session_id")
+def _query(scope: Scope, name: str) -> str | None:
+    values = parse_qs(scope["query_string"].decode("latin-1")).get(name)
     return values[0] if values else None
+
+
+def _text(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None

@@ -40,7 +40,7 @@ class Together:
 
     def __init__(self, app: ASGIApp, gateway: Gateway, colleagues: Colleagues, limits: GateLimits) -> None:
         self._app = app
-        self._places = gateway.places.episodes
+        self._places = gateway.places
         self._colleagues = colleagues
         self._limits = limits
         self._turns = cycle([colleagues.own, *colleagues.others])
@@ -161,10 +161,11 @@ class Together:
             await _say(200, {"results": results})(scope, receive, send)
 
     def _holder(self, entry: JsonValue) -> int:
-        """Return who plays an entry: the worker of its session, else the next in turn."""
-        named = entry.get("session_id") if isinstance(entry, dict) else None
-        if isinstance(named, str):
-            return self._places.holder(named) or self._colleagues.own
+        """Return who plays an entry: the worker of its session or snapshot, else the next in turn."""
+        named = entry if isinstance(entry, dict) else {}
+        for table, name in ((self._places.episodes, "session_id"), (self._places.snapshots, "snapshot")):
+            if isinstance(wanted := named.get(name), str):
+                return table.holder(wanted) or self._colleagues.own
         return next(self._turns)
 
 
