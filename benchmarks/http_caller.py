@@ -21,10 +21,10 @@ _SESSION = re.compile(rb"\r\nmcp-session-id: *([^\r]+)\r\n", re.IGNORECASE)
 
 
 class Caller(asyncio.Protocol):
-    """One caller of one MCP endpoint, in one era."""
+    """One caller of one MCP endpoint, in one era; without sessions in it, `name` names one of its own."""
 
-    def __init__(self, port: int, path: str, era: str) -> None:
-        self.port, self.path, self.era = port, path, era
+    def __init__(self, port: int, path: str, era: str, name: str | None = None) -> None:
+        self.port, self.path, self.era, self.name = port, path, era, name
         self.session: str | None = None
         self._transport: asyncio.WriteTransport
         self._answer: asyncio.Future[tuple[bytes, bytes]]
@@ -98,6 +98,8 @@ class Caller(asyncio.Protocol):
             headers.append(f"MCP-Protocol-Version: {self.era}")
         if self.era == MODERN:
             headers += [f"Mcp-Method: {body['method']}", f"Mcp-Name: {body['params']['name']}"]
+        if self.name:
+            headers.append(f"Sandgate-Session: {self.name}")
         if self.session:
             headers.append(f"Mcp-Session-Id: {self.session}")
         return "\r\n".join(headers).encode() + b"\r\n\r\n" + data

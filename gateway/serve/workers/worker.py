@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 _REPORT_SECONDS = 0.02
 """How often the supervisor is told at most how many connections ended."""
-_ENDING_SECONDS = 1.0
-"""How long a worker without a supervisor may take to end in order."""
 
 
 async def serve_worker(
@@ -47,8 +45,8 @@ async def serve_worker(
 ) -> None:
     """Serve the connections that come over `supervisor` until SIGTERM or SIGINT, then drain and return.
 
-    `own` is this worker's number, of `workers`; `trains` says whether there are episodes. Returns at once
-    when the supervisor is gone.
+    `own` is this worker's number, of `workers`; `trains` says whether there are episodes. The process ends at
+    once when the supervisor is gone.
     """
     async with anyio.create_task_group() as tasks:
         worker = _Worker(app, own, workers, tasks)
@@ -105,11 +103,9 @@ class _Worker:
                 raise AssertionError(f"the supervisor says {message!r}")
 
     def orphaned(self) -> None:
-        """End: nobody brings connections any more."""
+        """End at once, as killed: the supervisor was, and what this process holds ends with it as well."""
         logger.error("the supervisor is gone: ending")
-        # What is still held dies with this process all the same.
-        current_loop().call_later(_ENDING_SECONDS, os._exit, 1)
-        self._tasks.cancel_scope.cancel()
+        os._exit(1)
 
     def close(self) -> None:
         """Take no more connections."""
