@@ -78,10 +78,7 @@ class Cell:
             "cpu_us": round(total / self.done * 1e6),
             "per_cpu_s": round(self.done / total),
             "busy": [round(self.cpu[pid] / self.seconds, 2) for pid in self.gateway.answering],
-            "supervisor": round(
-                sum(self.cpu[pid] for pid in {self.gateway.first} - {*self.gateway.answering}) / self.seconds,
-                3,
-            ),
+            "supervisor": round(sum(self.cpu[pid] for pid in besides) / self.seconds, 3),
         }
 
 

@@ -97,7 +97,7 @@ class Supervisor:
         self._say = say
         self._drain = drain
         self._workers = {number: _Worker(number) for number in range(1, count + 1)}
-        self._accepting = False
+        self._serving = self._accepting = False
         self._ending = anyio.Event()
         self._failed: int | None = None
 
@@ -124,6 +124,8 @@ class Supervisor:
         await self._started([first], keepers)
         await self._started(others, keepers)
         if not self._ending.is_set():
+            self._serving = True
+            self._accept(True)
             self._say(f"ready on {url_of(self._listener)}")
 
     async def _started(self, workers: list[_Worker], keepers: TaskGroup) -> None:
@@ -180,7 +182,7 @@ class Supervisor:
             if message["do"] == "ready":
                 worker.ready = True
                 worker.begun.set()
-                self._accept(True)
+                self._accept(self._serving)
                 if worker.hung_up:
                     worker.hung_up = False
                     self._signal(worker, signal.SIGHUP)
