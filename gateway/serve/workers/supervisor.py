@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _ACCEPTED_AT_ONCE = 64
 _FULL_SECONDS = 0.1
-"""How long no connection is accepted where the process has no descriptor left."""
+"""How long no connection is accepted where no worker takes any, or the process has no descriptor left."""
 _STEADY_SECONDS = 30.0
 """A worker that lived so long does not count as one that keeps ending."""
 _MOST_ENDS = 6
@@ -112,6 +112,7 @@ class Supervisor:
                 await tasks.start(self._pass_hangups)
                 async with anyio.create_task_group() as keepers:
                     await self._start(keepers)
+                self._serving = False
                 self._accept(False)
                 watching.cancel()
             tasks.cancel_scope.cancel()
@@ -182,7 +183,6 @@ class Supervisor:
             if message["do"] == "ready":
                 worker.ready = True
                 worker.begun.set()
-                self._accept(self._serving)
                 if worker.hung_up:
                     worker.hung_up = False
                     self._signal(worker, signal.SIGHUP)
@@ -256,7 +256,7 @@ class Supervisor:
         for _ in range(_ACCEPTED_AT_ONCE):
             taking = [worker for worker in self._workers.values() if worker.takes]
             if not taking:
-                self._accept(False)  # until one is ready: they wait in the listener's queue
+                self._accept_later()  # they wait in the listener's queue
                 return
             try:
                 connection, _ = self._listener.accept()
@@ -264,10 +264,13 @@ class Supervisor:
                 return
             except OSError as error:
                 logger.warning("no connection can be accepted: %s", error)
-                self._accept(False)
-                current_loop().call_later(_FULL_SECONDS, self._accept, True)
+                self._accept_later()
                 return
             self._give(min(taking, key=lambda worker: worker.open), connection.detach(), b"", fixed=False)
+
+    def _accept_later(self) -> None:
+        self._accept(False)
+        current_loop().call_later(_FULL_SECONDS, lambda: self._accept(self._serving))
 
     def _received(self, worker: _Worker, message: JsonObject, data: bytes, fd: int | None) -> None:
         match message:
