@@ -96,7 +96,6 @@ class Counters:
 
     def branch(self) -> Counters:
         """Return counters that stand where these, of one session, do and count apart from here on."""
-        assert isinstance(self.store, dict), "what is counted for many has no branches"
         own = cast("dict[LimitKey, Counter]", self.store)
         return Counters({key: replace(counter) for key, counter in own.items()})
 
