@@ -65,5 +65,6 @@ EGRESS: Mapping[str, str] = MappingProxyType(
     {
         "egress_granted": "a host that was granted is reached, through the gateway's proxy",
         "egress_refused": "no other host or address is reached by any spelling, and each attempt is recorded",
+        "past_the_proxy": "plain sockets, UDP and DNS lead nowhere, and are recorded where they can be seen",
     }
 )

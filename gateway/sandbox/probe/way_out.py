@@ -16,7 +16,7 @@ import anyio
 from gateway.core.egress import Verdict as Decision
 from gateway.core.policy.egress import parse_host_rule
 from gateway.errors import SandboxError
-from gateway.sandbox.contract import Mount, Sandbox, SandboxDriver, SandboxSpec, WorkspaceSpec
+from gateway.sandbox.contract import Attempt, Mount, Sandbox, SandboxDriver, SandboxSpec, WorkspaceSpec
 from gateway.sandbox.egress import Account, Door, EgressGate, EgressSettings
 from gateway.sandbox.runtimes import python_runtime
 
@@ -40,6 +40,10 @@ REFUSED = (
     *("granted.example.:{0}", "evilgranted.example:{0}", "granted.example.evil.test:{0}"),
 )
 
+LOOKED_UP = "past.the.proxy.example"
+PAST = {("tcp", "169.254.169.254"), ("udp", "169.254.169.254"), ("dns", LOOKED_UP)}
+"""What is tried past the proxy, and has to be told where a driver tells at all; IPv6 may be switched off."""
+
 Verdict = tuple[bool, str]
 
 
@@ -49,6 +53,8 @@ class _Notes:
 
     decisions: list[Decision] = field(default_factory=list[Decision])
     ends: list[str] = field(default_factory=list[str])
+    past: list[Attempt] = field(default_factory=list[Attempt])
+    told: bool = False
 
     async def decided(self, verdict: Decision) -> None:
         """Keep a decision."""
@@ -66,24 +72,35 @@ async def _resolve(host: str, port: int) -> Sequence[str]:
 
 
 async def way_out(driver: SandboxDriver) -> dict[str, Verdict]:
-    """Return the verdicts of `egress_granted` and `egress_refused`."""
+    """Return the verdicts of `egress_granted`, `egress_refused` and `past_the_proxy`."""
     with _listener() as port:
         rules = [parse_host_rule(f"{host}:{port}") for host in ("granted.example", "*.granted.example")]
         notes = _Notes()
         lines = [f"CONNECT {target.format(port)} HTTP/1.1" for target in ("granted.example:{0}", *REFUSED)]
         lines.append(f"GET http://granted.example:{port}/ HTTP/1.1")
         answers: list[str] = []
+        passed: list[str] = []
         gate = EgressGate(EgressSettings((ip_network("127.0.0.0/8"),)), resolver=_resolve)
         async with gate, anyio.create_task_group() as tasks:
             door = Door(gate, rules, notes, Account(10**6))
             await tasks.start(door.serve)
             try:
-                answers = await _ask(driver, door, lines)
+                answers, passed = await _ask(driver, door, lines, notes)
             except SandboxError as error:
-                answers = [str(error)] * len(lines)
+                answers, passed = [str(error)] * len(lines), [str(error)]
             finally:
                 await door.aclose()
-        return _judged(lines, answers, notes)
+        return _judged(lines, answers, notes) | {"past_the_proxy": _judged_past(passed, notes)}
+
+
+def _judged_past(passed: list[str], notes: _Notes) -> Verdict:
+    if passed:
+        return False, f"passed: {', '.join(passed)}"
+    if not notes.told:
+        return True, "refused by the sandbox's kernel, which does not tell this driver"
+    seen = {("dns", each.name) if each.name else (each.protocol, each.address) for each in notes.past}
+    unseen = sorted(what for what, _ in PAST - seen)
+    return not unseen, f"refused, and NOT recorded: {', '.join(unseen)}" if unseen else "refused and recorded"
 
 
 def _judged(lines: list[str], answers: list[str], notes: _Notes) -> dict[str, Verdict]:
@@ -97,29 +114,35 @@ def _judged(lines: list[str], answers: list[str], notes: _Notes) -> dict[str, Ve
     }
 
 
-async def _ask(driver: SandboxDriver, door: Door, lines: list[str]) -> list[str]:
+async def _ask(
+    driver: SandboxDriver, door: Door, lines: list[str], notes: _Notes
+) -> tuple[list[str], list[str]]:
     runtime = python_runtime()
-    argv = (runtime.argv0, "-I", "-S", f"{CODE}/through.py", json.dumps(lines))
+    argv = (runtime.argv0, "-I", "-S", f"{CODE}/through.py", json.dumps(lines), LOOKED_UP)
     mounts = (*runtime.mounts, Mount(Path(bombs.__file__).parent, CODE))
     workspace = await driver.open_workspace(WorkspaceSpec())
     try:
         sandbox = await driver.acquire(
             door.fit(SandboxSpec("probe-egress", argv, runtime.env, mounts)), workspace
         )
+        notes.told = sandbox.notice(notes.past.append)
         with anyio.fail_after(SECONDS):
-            return await _answers(sandbox)
+            answers = await _answers(sandbox)
+        await sandbox.kill()  # what it tried is told before its end is
+        return answers
     finally:
         await workspace.aclose()
 
 
-async def _answers(sandbox: Sandbox) -> list[str]:
+async def _answers(sandbox: Sandbox) -> tuple[list[str], list[str]]:
     output = b""
     while not output.endswith(b"\n"):
         try:
             output += await sandbox.receive()
         except anyio.EndOfStream:
             raise SandboxError(f"it did not run: {sandbox.stderr_tail()[-300:]}") from None
-    return cast(list[str], json.loads(output))
+    answers, passed = cast(tuple[list[str], list[str]], json.loads(output))
+    return answers, passed
 
 
 @contextmanager
