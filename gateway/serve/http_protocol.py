@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.serve.direct import DirectFront, DirectRequest
 
@@ -37,6 +37,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._held: DirectRequest | None = None
         self._body: list[bytes] = []
         self._direct: DirectRequest | None = None
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first head."""
@@ -49,8 +50,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._held = None
         self._body.clear()
         super().connection_lost(exc)
+        # uvicorn tells only the last request of a pipeline, which is not the one that is answered.
         if self._direct is not None:
-            self._direct.set()  # uvicorn tells only the last request of a pipeline
+            self._direct.set()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Read on; what is not whole by then, a head or a held body, is waited for, but not forever."""
@@ -137,6 +142,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers += headers  # the scope has this list
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answering = self.cycle
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request of a pipeline."""
+        self._answering = self.pipeline[-1][0] if self.pipeline else None
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer a bad head and close the connection."""

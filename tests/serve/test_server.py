@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import signal
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx2
 import pytest
 
 from gateway.errors import UsageError
+from gateway.runtime.audit import query
 from gateway.runtime.gateway import Gateway, GatewaySettings
 from gateway.serve import http_protocol
 from gateway.serve.app import GatewayApp, build_app
@@ -21,7 +25,7 @@ from gateway.serve.identity import LOCAL_IDENTITY
 from gateway.serve.security import HttpSecurity
 from gateway.serve.server import bind, serve_http
 from tests.support.http_serving import open_echo_packs, running
-from tests.support.mcp_http import LEGACY, MODERN, RawMcp, texts
+from tests.support.mcp_http import LEGACY, MODERN, RawMcp, modern_meta, texts
 
 
 @asynccontextmanager
@@ -112,6 +116,38 @@ async def test_smuggled_and_ambiguous_lengths_are_refused(tmp_path: Path) -> Non
         for lengths in (both, twice):
             head = b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             assert (await raw(url, head + lengths + b"\r\n{}")).startswith(b"HTTP/1.1 400")
+
+
+def pipelined(*calls: tuple[str, dict[str, Any]]) -> bytes:
+    """Return modern calls of tools as one stretch of bytes, as a client sends them that waits for nothing."""
+    stretch = b""
+    for number, (tool, arguments) in enumerate(calls):
+        params = {"name": tool, "arguments": arguments, "_meta": modern_meta()}
+        message = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
+        body = json.dumps(message).encode()
+        head = f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
+        head += "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
+        head += f"MCP-Protocol-Version: {MODERN}\r\nMcp-Method: tools/call\r\nMcp-Name: {tool}\r\n\r\n"
+        stretch += head.encode() + body
+    return stretch
+
+
+async def test_a_client_that_leaves_ends_the_call_it_waits_for_and_those_it_sent_after_never_begin(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with app_of(tmp_path) as (app, gateway), running(app, gateway) as url:
+        host, port = url.removeprefix("http://").split(":")
+        async with await anyio.connect_tcp(host, int(port)) as stream:
+            await stream.send(pipelined(("sleep", {"seconds": 4}), ("echo", {"text": "never"})))
+            with anyio.fail_after(10):
+                while not gateway.in_flight:  # noqa: ASYNC110 - there is no event to wait for
+                    await anyio.sleep(0.01)
+        with anyio.fail_after(10):
+            while gateway.in_flight:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+    outcomes = [record["outcome"] for record in query(tmp_path / "state") if record["event"] == "outcome"]
+    assert [outcome["failure"] for outcome in outcomes if isinstance(outcome, dict)] == ["cancelled"]
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_blanks_after_a_header_value_do_not_matter(tmp_path: Path) -> None:
