@@ -3,7 +3,10 @@
 One thread does the writing, where records wait for the disk. Whatever arrives while it is at it, or
 in the same turn of the loop, is the next group: so a caller alone is committed at once, and many
 share one sync. Where the system's word is enough, the loop writes itself, as a thread would cost more
-than the write: many calls in flight by groups, a lone one where it stands.
+than the write.
+
+A lone call is spared the turns of the loop: its record is written where it stands, or the loop waits
+for the thread, while the disk is quick and never longer than `BRIEFLY`. Then it goes on as with many.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import threading
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol, TypeAlias
 
 import anyio
@@ -34,6 +37,10 @@ GROUP_RECORDS = 64
 """Most records of one group."""
 _LONE = 1
 """Calls in flight up to which a record is not kept for others to join it."""
+BRIEFLY = 0.001
+"""Seconds for which the loop itself waits for a disk, where one call is all that is in flight."""
+_TRUSTED = 8
+"""Commits in a row that took no longer, after which it does so."""
 DISK_SECONDS = 10.0
 """A disk that does not answer for so long is given up until the gateway is restarted."""
 
@@ -106,7 +113,10 @@ class FileLedger:
         self._began = 0.0
         self._patience: Timer | None = None
         self._loop = current_loop()
+        self._quick = _TRUSTED
+        self._watched = False
         self._groups = SimpleQueue[Sequence[_Entry] | None]()
+        self._done = SimpleQueue[_Told]()
         self._thread = threading.Thread(target=self._write, name="sandgate-ledger", daemon=True)
         self._thread.start()
 
@@ -122,9 +132,8 @@ class FileLedger:
             written.break_with(LedgerError(self._refusal))
             return written
         entry = _Entry(body, self._clock.now(), written)
-        if not self._synced and not self._busy and self._files.open_calls <= _LONE:
-            self._began = self._clock.monotonic()
-            self._tell((entry,), self._commit((entry,)))
+        if not self._busy and self._files.open_calls <= _LONE and (not self._synced or self._quick >= _TRUSTED):
+            self._commit_alone(entry)
             return written
         self._gathering.append(entry)
         if not self._busy:
@@ -148,16 +157,45 @@ class FileLedger:
         if not self._synced:
             self._settle(self._commit(group))
             return
-        self._patience = self._loop.call_later(DISK_SECONDS, self._give_up)
         self._groups.put(group)
+        self._leave_to_thread()
+
+    def _commit_alone(self, entry: _Entry) -> None:
+        """Commit the record of a call that is alone: before this returns, if that takes no time."""
+        group = (entry,)
+        self._began = self._clock.monotonic()
+        if not self._synced:
+            self._tell(group, self._commit(group))
+            return
+        self._watched = True
+        self._groups.put(group)
+        told = self._taken(BRIEFLY)
+        self._watched = False
+        if told is None and (told := self._taken(0)) is None:
+            self._busy, self._committing = True, group
+            self._leave_to_thread()
+        else:
+            self._tell(group, told)
+
+    def _taken(self, seconds: float) -> _Told | None:
+        """Take what the thread has to tell, waiting so long; `None` if it has not come to it."""
+        try:
+            return self._done.get(timeout=seconds) if seconds else self._done.get_nowait()
+        except Empty:
+            return None
+
+    def _leave_to_thread(self) -> None:
+        """Go on when the thread is done with the group, or has been at it for too long."""
+        self._patience = self._loop.call_later(DISK_SECONDS, self._give_up)
 
     def _rest(self) -> None:
         self._busy = False
         self._idle.keep(None)
 
-    def _committed(self, told: _Told) -> None:
-        if self._patience is None:
-            return  # given up meanwhile: everybody was told
+    def _committed(self) -> None:
+        told = self._taken(0)
+        if told is None or self._patience is None:
+            return  # taken by the loop as it came, or given up meanwhile: everybody was told
         self._patience.cancel()
         self._patience = None
         self._settle(told)
@@ -173,7 +211,9 @@ class FileLedger:
         if isinstance(told, LedgerError):
             self.commits.failed += 1
         else:
-            self.commits.done(told, self._clock.monotonic() - self._began)
+            seconds = self._clock.monotonic() - self._began
+            self._quick = self._quick + 1 if seconds < BRIEFLY else 0
+            self.commits.done(told, seconds)
         _tell(group, told)
 
     def _give_up(self) -> None:
@@ -189,9 +229,11 @@ class FileLedger:
 
     def _write(self) -> None:
         while (group := self._groups.get()) is not None:
-            told = self._commit(group)
+            self._done.put(self._commit(group))
+            if self._watched:  # read after the put: who stops watching looks once more
+                continue
             try:
-                self._loop.call_soon_threadsafe(self._committed, told)
+                self._loop.call_soon_threadsafe(self._committed)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
 

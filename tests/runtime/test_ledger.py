@@ -239,6 +239,52 @@ async def test_a_disk_that_does_not_answer_is_given_up(
     slow_sync.release.set()
 
 
+async def test_the_loop_waits_for_a_quick_disk_where_a_call_is_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count_syncs: list[int]
+) -> None:
+    monkeypatch.setattr("gateway.runtime.ledger.BRIEFLY", 5.0)
+    async with open_ledger(tmp_path, CLOCK) as ledger:
+        for record in record_pair("alone"):
+            assert ledger.begin(record).done
+        assert len(count_syncs) == 2
+        await ledger.append(record_pair("first")[0])
+        await ledger.append(record_pair("second")[0])
+        third = ledger.begin(record_pair("third")[0])
+        assert not third.done  # two calls are in flight: others may join it
+        await third
+    assert verify(tmp_path).ok
+
+
+async def test_a_slow_disk_keeps_the_loop_from_nothing(tmp_path: Path, slow_sync: SlowSync) -> None:
+    async with open_ledger(tmp_path, CLOCK) as ledger:
+        decision, outcome = record_pair("alone")
+        first = ledger.begin(decision)
+        assert not first.done
+        second = ledger.begin(outcome)
+        await anyio.wait_all_tasks_blocked()
+        assert not first.done
+        slow_sync.release.set()
+        await first
+        await second
+        assert slow_sync.count == 2
+    assert [record["event"] for record in records_of(tmp_path)] == ["decision", "outcome"]
+    assert verify(tmp_path).ok
+
+
+async def test_a_disk_that_is_just_too_slow_loses_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The loop stops waiting in the very moment when the thread is done, again and again.
+    monkeypatch.setattr("gateway.runtime.ledger.BRIEFLY", 0.0002)
+    async with open_ledger(tmp_path, CLOCK) as ledger:
+        for number in range(300):
+            monkeypatch.setattr(ledger, "_quick", 1_000)
+            with anyio.fail_after(10):
+                await ledger.append(record_pair(f"c-{number}")[number % 2])
+    assert len(records_of(tmp_path)) == 300
+    assert verify(tmp_path).ok
+
+
 class SlowSync:
     """Real fdatasyncs that wait to be released."""
 
