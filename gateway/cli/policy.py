@@ -122,7 +122,6 @@ def explain(
 
     Exits with 0 if the call would be allowed, else 1.
     """
-    from dataclasses import replace
 
     from gateway.core.policy import PackFacts, Request, compile_policy
     from gateway.core.policy import explain as explanation_of
@@ -139,7 +138,7 @@ def explain(
     except ValueError as error:
         raise UsageError(f"--call {call}: {error}") from None
     situation = imagined(compiled, labels=carried, prompt=prompt, after=after or ())
-    explanation = explanation_of(compiled, replace(request, situation=situation))
+    explanation = explanation_of(compiled, request.seen_in(situation))
     show(form, explanation.wire(), "\n".join(explanation.lines()))
     if not explanation.decision.allowed:
         raise typer.Exit(1)

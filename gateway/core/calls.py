@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from gateway.core.decisions import Decision
@@ -76,6 +77,13 @@ Target: TypeAlias = Literal["tool", "resource", "prompt"]
 """What a call is about, and so which patterns of a policy speak of it."""
 
 
+_NOTHING: Mapping[str, JsonValue] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, JsonValue]:
+    return _NOTHING
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
     """One call as a front translated it: of a tool, or of a resource or prompt in the same manner.
@@ -93,11 +101,11 @@ class ToolCall:
     tool: str
     arguments: JsonObject
     front: Front
-    meta: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    meta: Mapping[str, JsonValue] = field(default_factory=_nothing)
     method: Method = Method.CALL_TOOL
     target: Target = "tool"
     server: str | None = None
-    params: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    params: Mapping[str, JsonValue] = field(default_factory=_nothing)
 
     def forwarded(self, upstream: str, arguments: JsonObject) -> JsonObject:
         """Return the parameters its server is sent: the judged `arguments`, under the server's own name."""
@@ -110,6 +118,8 @@ class ToolCall:
                 own = _judged_parts(self.params, arguments) if self.target == "prompt" else {}
             case _:
                 own = {"uri": upstream}
+        if not self.meta and not self.params:
+            return own
         meta: JsonObject = {"_meta": dict(self.meta)} if self.meta else {}
         return {**self.params, **own, **meta}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from gateway.core.approvals import ApprovalRequest
 from gateway.core.calls import FailureKind, Outcome, ServerError, ToolCall
@@ -38,8 +38,7 @@ __all__ = [
 # -- events: what happened ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Called:
+class Called(NamedTuple):
     """A front translated a call. `wall` is the wall clock in unix seconds, for rules that ask the hour."""
 
     call: ToolCall
@@ -168,8 +167,7 @@ class Acquire:
     server: str
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send the judged call to the server, once; answer with `Returned` or `Broke`."""
 
     server: str

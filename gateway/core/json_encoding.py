@@ -42,17 +42,20 @@ def canonical(value: JsonValue) -> bytes:
 
 
 def _has_long_text(value: JsonValue, depth: int) -> bool:
-    """Whether a long text is easily found in a value."""
-    if isinstance(value, str):
-        return len(value) > _LONG
-    if not isinstance(value, dict | list) or len(value) > _WIDTH or not depth:
+    """Whether a long text is easily found in a value. Asked of every message, so written for speed."""
+    if isinstance(value, dict):
+        items: Iterable[JsonValue] = value.values()
+    elif isinstance(value, list):
+        items = value
+    else:
+        return isinstance(value, str) and len(value) > _LONG
+    if not depth or len(value) > _WIDTH:
         return False
-    for item in value.values() if isinstance(value, dict) else value:
-        kind = type(item)
-        if kind is str:
-            if len(item) > _LONG:  # pyright: ignore[reportArgumentType]
+    for item in items:
+        if isinstance(item, str):
+            if len(item) > _LONG:
                 return True
-        elif (kind is dict or kind is list) and _has_long_text(item, depth - 1):
+        elif isinstance(item, (dict, list)) and _has_long_text(item, depth - 1):
             return True
     return False
 

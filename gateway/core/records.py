@@ -16,11 +16,10 @@ This module makes the body; `seq ts boot_id prev hash` are added by `gateway.cor
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.core.calls import Answered, Denied, Failed, Outcome, ToolCall
 from gateway.core.decisions import Decision, Effect
@@ -68,8 +67,7 @@ class Event(StrEnum):
     CHANGE = "change"
 
 
-@dataclass(frozen=True, slots=True)
-class CallIds:
+class CallIds(NamedTuple):
     """Whose call it is. `step` counts an episode's steps from 1.
 
     What a server does before it is anybody's, at its start, has neither session nor principal.
@@ -82,8 +80,7 @@ class CallIds:
     pack: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolIds:
+class ToolIds(NamedTuple):
     """Which tool it is for; `server`, `definition_sha256` and `sandbox` are `None` while unknown."""
 
     server: str | None

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import InitVar, dataclass, field, replace
 from enum import IntEnum, auto
-from typing import Literal, TypeAlias, TypedDict
+from typing import Literal, TypeAlias
 
 from gateway.core.approvals import ApprovalRequest, approval_request, approved_decision
 from gateway.core.calls import (
@@ -74,12 +74,6 @@ Mode: TypeAlias = Literal["training", "deployment"]
 
 _MOST_NAMED = 1_024
 """Characters of a resource's URI or a prompt's name that are recorded."""
-
-
-class _Who(TypedDict):
-    workspace: str
-    principal: Principal
-    mode: Mode
 
 
 _UNDECIDED = Decision(Effect.DENY, DecisionCode.POLICY_ERROR, "the call has not been judged")
@@ -316,12 +310,14 @@ class SessionMachine:
 
     def _asked(self, call: ToolCall, tool: Tool) -> Request:
         facts = self.facts
-        who: _Who = {"workspace": facts.workspace, "principal": facts.principal, "mode": facts.mode}
+        server, name = tool.server, tool.upstream
+        workspace, who, mode = facts.workspace, facts.principal, facts.mode
         if tool.target == "resource":
-            return Request.of_resource(tool.server, tool.upstream, **who)
+            return Request.of_resource(server, name, workspace=workspace, principal=who, mode=mode)
         if tool.target == "prompt":
-            return Request.of_prompt(tool.server, tool.upstream, call.arguments, **who)
-        return Request(tool.server, tool.upstream, call.arguments, tool.kinds, **who)
+            arguments = call.arguments
+            return Request.of_prompt(server, name, arguments, workspace=workspace, principal=who, mode=mode)
+        return Request(server, name, call.arguments, tool.kinds, workspace, who, mode)
 
     def _decided(self, running: _Running, event: Event, now: float) -> Command:
         if running.decision.effect is Effect.ASK:

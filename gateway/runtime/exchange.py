@@ -7,7 +7,7 @@ whose request it is. What a server may say in one call is bounded.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import anyio
 
@@ -47,7 +47,6 @@ class Ask:
     params: JsonObject
 
 
-@dataclass(slots=True, eq=False)
 class Exchange:
     """A request in flight: it ends with exactly one of `message` and `failure`.
 
@@ -55,15 +54,18 @@ class Exchange:
     are the questions that the client has; `dropped` counts what was too much.
     """
 
-    request_id: int
-    peer: ClientPeer | None = None
-    message: JsonObject | None = None
-    failure: UpstreamFailure | None = None
-    said: deque[Note | Ask] = field(default_factory=deque[Note | Ask])
-    asking: dict[int | str, anyio.CancelScope] = field(default_factory=dict[int | str, anyio.CancelScope])
-    woken: Promise[None] = field(default_factory=Promise[None])
-    overdue: bool = False
-    dropped: int = 0
+    __slots__ = ("asking", "dropped", "failure", "message", "overdue", "peer", "request_id", "said", "woken")
+
+    def __init__(self, request_id: int, peer: ClientPeer | None = None) -> None:
+        self.request_id = request_id
+        self.peer = peer
+        self.message: JsonObject | None = None
+        self.failure: UpstreamFailure | None = None
+        self.said: deque[Note | Ask] = deque()
+        self.asking: dict[int | str, anyio.CancelScope] = {}
+        self.woken: Promise[None] = Promise()
+        self.overdue = False
+        self.dropped = 0
 
     @property
     def settled(self) -> bool:

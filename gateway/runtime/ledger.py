@@ -132,7 +132,8 @@ class FileLedger:
             written.break_with(LedgerError(self._refusal))
             return written
         entry = _Entry(body, self._clock.now(), written)
-        if not self._busy and self._files.open_calls <= _LONE and (not self._synced or self._quick >= _TRUSTED):
+        at_once = not self._synced or self._quick >= _TRUSTED
+        if at_once and not self._busy and self._files.open_calls <= _LONE:
             self._commit_alone(entry)
             return written
         self._gathering.append(entry)

@@ -39,6 +39,8 @@ from gateway.sandbox.contract import Sandbox
 __all__ = ["PROTOCOL_VERSION", "Announced", "Upstream", "UpstreamFailure", "UpstreamSettings"]
 
 PROTOCOL_VERSION = LEGACY_VERSION
+_USUAL_READ, _LARGE_READ = 2**16, 2**18
+"""Bytes taken of a server's output in one go."""
 _MOST_ROUNDS = 8
 _MOST_PARKED = 16
 _MOST_FOLLOWED = 256
@@ -298,7 +300,11 @@ class Upstream:
         """Send a message, if that needs no waiting."""
         if self.ended is not None or self._writing.locked():
             return False
-        return self.sandbox.send_now(dumps(message) + b"\n")
+        try:
+            return self.sandbox.send_now(dumps(message) + b"\n")
+        except anyio.BrokenResourceError:
+            self._end(self._deaf())
+            return True
 
     async def _pass_on(self, exchange: Exchange, deadline: anyio.CancelScope) -> Parked | None:
         """Pass on what was said; return the questions that have to wait for another call."""
@@ -363,10 +369,11 @@ class Upstream:
                 return  # the reader sees the end too, and says how the server ended
             except anyio.get_cancelled_exc_class():
                 # A frame may have gone out in part: nothing after it could be understood.
-                self._end(
-                    UpstreamFailure(FailureKind.CRASHED, f"server {self.name!r} stopped reading its input")
-                )
+                self._end(self._deaf())
                 raise
+
+    def _deaf(self) -> UpstreamFailure:
+        return UpstreamFailure(FailureKind.CRASHED, f"server {self.name!r} stopped reading its input")
 
     # -- answers
 
@@ -374,8 +381,12 @@ class Upstream:
         task_status.started()
         try:
             with self._reading:
+                most = _USUAL_READ
                 while self.ended is None:
-                    for frame in self._framer.feed(await self.sandbox.receive()):
+                    data = await self.sandbox.receive(most)
+                    if len(data) == most:
+                        most = _LARGE_READ  # one who sends much at once does so again
+                    for frame in self._framer.feed(data):
                         await self._take(frame)
         except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
             await self._died()

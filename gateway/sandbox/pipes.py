@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
+import sys
+import termios
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import anyio
 
 from gateway.loop import EventLoop, Promise, current_loop
 
-__all__ = ["Pipes", "StderrTail", "drain", "read_when_ready"]
+__all__ = ["LARGEST_PIPE", "PIPE_BYTES", "Pipes", "StderrTail", "drain", "read_when_ready"]
 
 TAIL_BYTES = 16_384
 STDERR_CHUNK = 65_536
 STDERR_BURST, STDERR_RATE = 4 * 2**20, 2**20
 """Bytes of stderr read at once if need be, and per second from then on; a flood waits in its own pipe."""
+
+
+PIPE_BYTES = 65_536
+"""What a pipe holds unless it was made larger."""
+LARGEST_PIPE = 2**18
+"""Bytes to which a pipe may grow for a frame: what does not fit is written and read in turns."""
 
 
 class StderrTail:
@@ -129,19 +139,27 @@ class Pipes:
         self.theirs = ()
 
     def send_now(self, data: bytes) -> bool:
-        """Write all of `data`, if it is short and the pipe takes it at once; else nothing of it."""
-        if (
-            self._broken
-            or self._in not in self._open
-            or len(data) > select.PIPE_BUF
-            or self._writing.locked()
-        ):
+        """Write all of `data`, if the pipe takes it at once; else nothing of it.
+
+        Raises `BrokenResourceError` after a write cut short, which only a reader that tampers with the pipe
+        can bring about: what follows could not be understood.
+        """
+        if self._broken or self._in not in self._open or self._writing.locked():
+            return False
+        if len(data) > select.PIPE_BUF and not self._has_room(len(data)):
             return False
         try:
-            os.write(self._in, data)
+            written = os.write(self._in, data)
         except OSError:
             return False  # full, or nobody reads any more: `send` finds out which
+        if written < len(data):
+            self._broken = True
+            raise anyio.BrokenResourceError
         return True
+
+    def _has_room(self, size: int) -> bool:
+        """Whether the pipe takes so much as a whole: it is empty, and as large or to be made so."""
+        return size <= LARGEST_PIPE and not _waiting_in(self._in) and size <= _enlarged(self._in, size)
 
     async def send(self, data: bytes) -> None:
         """Write all of `data`. Raises `BrokenResourceError` at the end, and after a write cut short."""
@@ -171,6 +189,8 @@ class Pipes:
         data = await self._output.read(max_bytes)
         if not data:
             raise anyio.EndOfStream
+        if len(data) == PIPE_BYTES and max_bytes >= PIPE_BYTES:  # it was full, and its writer may wait
+            _enlarged(self._out, LARGEST_PIPE)
         return data
 
     async def _read(self, fd: int, max_bytes: int) -> bytes:
@@ -204,6 +224,22 @@ class Pipes:
         elif fd not in self.theirs:
             return
         os.close(fd)
+
+
+def _waiting_in(fd: int) -> int:
+    """Return how many bytes wait in a pipe."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def _enlarged(fd: int, size: int) -> int:
+    """Make a pipe so large where that is allowed; return what it holds."""
+    if not hasattr(fcntl, "F_SETPIPE_SZ"):  # macOS
+        return select.PIPE_BUF
+    room = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    if room < size:
+        with suppress(OSError):  # a user has so many pages of pipes and no more
+            room = fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
+    return room
 
 
 async def drain(read: Callable[[int], Awaitable[bytes]], tail: StderrTail) -> None:

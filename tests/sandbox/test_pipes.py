@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 from collections.abc import AsyncIterator
@@ -10,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from gateway.sandbox.pipes import Pipes
+from gateway.sandbox.pipes import LARGEST_PIPE, PIPE_BYTES, Pipes
 
 
 @pytest.fixture
@@ -93,6 +94,60 @@ async def test_a_short_message_is_written_at_once_or_not_at_all(pipes: Pipes) ->
     assert written > 0
     assert len(os.read(stdin, 2**20)) == written * select.PIPE_BUF
     assert pipes.send_now(b"more")
+
+
+async def test_a_long_message_is_written_at_once_into_a_pipe_that_grows_for_it(pipes: Pipes) -> None:
+    stdin, _ = theirs(pipes)
+    long = b"y" * 200_000
+    assert pipes.send_now(long)
+    assert not pipes.send_now(long)  # not while something waits in it
+    assert os.read(stdin, 2**20) == long
+    assert not pipes.send_now(b"y" * (LARGEST_PIPE + 1))
+    assert pipes.send_now(long)
+
+
+async def test_a_long_message_waits_where_the_pipe_may_not_grow(
+    pipes: Pipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(fd: int, command: int, size: int = 0) -> int:
+        if command == fcntl.F_SETPIPE_SZ:
+            raise PermissionError
+        return real(fd, command, size)
+
+    real = fcntl.fcntl
+    monkeypatch.setattr(fcntl, "fcntl", refused)
+    assert not pipes.send_now(b"y" * (PIPE_BYTES + 1))
+    assert pipes.send_now(b"y" * PIPE_BYTES)
+
+
+async def test_a_reader_that_takes_the_room_away_breaks_the_pipe(
+    pipes: Pipes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stdin, _ = theirs(pipes)
+
+    def shrunk(fd: int, size: int) -> int:
+        fcntl.fcntl(stdin, fcntl.F_SETPIPE_SZ, 4096)
+        return size
+
+    monkeypatch.setattr("gateway.sandbox.pipes._enlarged", shrunk)
+    with pytest.raises(anyio.BrokenResourceError):
+        pipes.send_now(b"y" * 50_000)
+    assert not pipes.send_now(b"more")
+    with pytest.raises(anyio.BrokenResourceError):
+        await pipes.send(b"more")
+
+
+async def test_what_is_written_at_once_is_read_at_once_from_the_second_time_on(pipes: Pipes) -> None:
+    _, stdout = theirs(pipes)
+    os.set_blocking(stdout, False)
+    long = b"y" * 200_000
+    received, rest = b"", memoryview(long)
+    while len(received) < len(long):
+        rest = rest[os.write(stdout, rest) :]
+        received += await pipes.receive(LARGEST_PIPE)
+    assert received == long
+    assert os.write(stdout, long) == len(long)
+    assert await pipes.receive(LARGEST_PIPE) == long
 
 
 async def test_nothing_is_written_at_once_between_the_halves_of_a_long_message(pipes: Pipes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -100,7 +99,7 @@ class Life:
             call, dict(arguments or {}), PackFacts(), principal=self.principal, mode=self.mode
         )
         if request.target == "tool":
-            request = replace(request, kinds=self.kinds)
+            request = request._replace(kinds=self.kinds)
         self.state.begin(None)
         moment = Moment(self.wall + self.now, self.now)
         judgement = self.state.judge(self.policy, call_id, request, moment, NOWHERE.crosses_link)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from gateway.core.calls import LOCAL, Principal
@@ -74,7 +74,7 @@ def _request(case: Case, principal: Principal, facts: PackFacts) -> Request:
     situation = Situation(
         labels=frozenset(case.labels), appeared=Seen(case.prompt).finder(), crosses_link=links
     )
-    return replace(request, situation=situation)
+    return request.seen_in(situation)
 
 
 def _differences(case: Case, decision: Decision) -> Iterator[str]:

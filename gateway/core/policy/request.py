@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from gateway.core.calls import LOCAL, Principal
 from gateway.core.decisions import Decision
@@ -20,9 +22,10 @@ from gateway.core.policy.uris import file_path
 
 __all__ = ["Judgement", "PackFacts", "Request", "ServerNeeds"]
 
+_NO_KINDS: Mapping[str, str] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True)
-class Request:
+
+class Request(NamedTuple):
     """One call to be judged.
 
     `tool` is the server's own name of it. `arguments` passed the strict gate and the tool's input
@@ -34,7 +37,7 @@ class Request:
     server: str
     tool: str
     arguments: JsonObject
-    kinds: Mapping[str, str] = field(default_factory=dict[str, str])
+    kinds: Mapping[str, str] = _NO_KINDS
     workspace: str = "/workspace"
     principal: Principal = LOCAL
     mode: Mode = "deployment"
@@ -43,7 +46,7 @@ class Request:
 
     def seen_in(self, situation: Situation) -> Request:
         """Return the same request in another situation."""
-        # Named one by one: `replace` takes several times as long, and each call comes through here.
+        # Named one by one: `_replace` takes several times as long, and each call comes through here.
         return Request(
             self.server,
             self.tool,
@@ -133,8 +136,7 @@ class Request:
         return f"{self.target}:{self.server}/{self.tool}"
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What was decided, and the canonical arguments it was decided on: exactly what is forwarded.
 
     `charges` are what the call costs the counters of the rules that let it through, if it runs.

@@ -7,8 +7,9 @@ has just begun.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 from gateway.core.policy.finding import Effort, appears_in
 from gateway.core.policy.model import Limit
@@ -53,8 +54,10 @@ def _unspent(charge: Charge) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+_NO_CALLS: Mapping[str, int] = MappingProxyType({})
+
+
+class Situation(NamedTuple):
     """The session as a call finds it.
 
     `now` is the mode's clock in unix seconds. `calls` counts answered calls by `server.tool`.
@@ -68,7 +71,7 @@ class Situation:
     now: float = VIRTUAL_START
     steps: int = 0
     denials: int = 0
-    calls: Mapping[str, int] = field(default_factory=dict[str, int])
+    calls: Mapping[str, int] = _NO_CALLS
     appeared: Finder = _in_texts
     spent: Callable[[Charge], bool] = _unspent
     crosses_link: Callable[[str], Verdict] = _no_link

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.core.calls import Answered, Denied, Outcome, ServerError
 from gateway.core.decisions import Effect
@@ -26,16 +27,14 @@ __all__ = ["Moment", "PolicyState"]
 _NOBODY = nullcontext()
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """When something happens: the wall clock in unix seconds, and a monotonic one for rates."""
 
     wall: float
     monotonic: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
+class _Open(NamedTuple):
     """A judged call that has not ended: what its result will be held against."""
 
     policy: CompiledPolicy
@@ -169,7 +168,7 @@ class PolicyState:
         """Take on the labels of a call that the server has had, whatever came of it."""
         opened = self._open.get(call_id)
         if opened is not None and opened.policy.rules_of(opened.request).labels:
-            now = opened.request.seen_in(replace(opened.request.situation, labels=self.labels))
+            now = opened.request.seen_in(opened.request.situation._replace(labels=self.labels))
             for label in opened.policy.labels_added(now, opened.arguments):
                 self.labels |= {label}
                 self._times_added[label] = self.times_added(label) + 1
@@ -199,6 +198,9 @@ class PolicyState:
             self._counters(charge).release(charge)
 
     def _situation(self, now: float, tick: float, crosses_link: Callable[[str], Verdict]) -> Situation:
+        def spent(charge: Charge) -> bool:
+            return self._counters(charge).spent(charge, tick)
+
         return Situation(
             labels=self.labels,
             now=now,
@@ -206,7 +208,7 @@ class PolicyState:
             denials=self.denials,
             calls=self.calls,
             appeared=self.seen.finder(),
-            spent=lambda charge: self._counters(charge).spent(charge, tick),
+            spent=spent,
             crosses_link=crosses_link,
         )
 

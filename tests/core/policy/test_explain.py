@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from gateway.core.calls import LOCAL
@@ -99,7 +98,7 @@ def test_a_session_may_be_imagined_to_explain_what_would_be_decided_in_it() -> N
     call = Request("mail", "send", {"to": "ann"})
 
     def decided(**session: Any) -> str:
-        return explain(policy, replace(call, situation=imagined(policy, **session))).decision.code.value
+        return explain(policy, call.seen_in(imagined(policy, **session))).decision.code.value
 
     assert decided() == "no_match"
     assert decided(prompt="Write to ann", after=["web.get"]) == "rule_allow"

@@ -10,7 +10,7 @@ from gateway.core.calls import Principal
 from gateway.core.policy.explain import explain
 from gateway.core.policy.limits import Counters
 from gateway.core.policy.request import Request
-from gateway.core.policy.situation import Situation
+from gateway.core.policy.situation import Charge, Situation
 from tests.support.policies import Life, with_rules
 
 SPENT = "limit_exceeded"
@@ -159,7 +159,11 @@ def test_a_call_judged_again_is_charged_once() -> None:
 
 def test_explain_shows_a_spent_limit_as_what_failed() -> None:
     policy = with_rules(limited(calls=5, rate="1/s"))
-    spent = Situation(spent=lambda charge: True)
+
+    def no_room(charge: Charge) -> bool:
+        return True
+
+    spent = Situation(spent=no_room)
     wire: Any = explain(policy, Request("fs", "read", {}, situation=spent)).wire()
     (miss,) = wire["near_misses"]
     assert miss["failed"] == {
