@@ -20,8 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import InitVar, dataclass, field, replace
-from enum import IntEnum, auto
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from gateway.core.approvals import ApprovalRequest, approval_request, approved_decision
 from gateway.core.calls import (
@@ -30,12 +29,11 @@ from gateway.core.calls import (
     Failed,
     FailureKind,
     Outcome,
-    Principal,
     ServerError,
     Target,
     ToolCall,
 )
-from gateway.core.catalog import Catalog, Tool, offered
+from gateway.core.catalog import Tool, offered
 from gateway.core.decisions import Decision, DecisionCode, Effect
 from gateway.core.events import (
     Acquire,
@@ -59,109 +57,18 @@ from gateway.core.events import (
     Send,
 )
 from gateway.core.json_types import JsonObject
-from gateway.core.policy import CompiledPolicy, Request
+from gateway.core.policy import Request
 from gateway.core.policy.approving import CallNumber, approval_terms
-from gateway.core.policy.in_force import PolicyInForce
-from gateway.core.policy.limits import Counters
 from gateway.core.policy.provenance import Seen
-from gateway.core.policy.state import Moment, PolicyState
-from gateway.core.records import CallIds, ToolIds, decision_record, outcome_record
+from gateway.core.policy.state import PolicyState
+from gateway.core.records import CallIds, decision_record, outcome_record
+from gateway.core.running_call import Given, Phase, Running
 from gateway.core.secrets import mask, mask_object
+from gateway.core.session_facts import SessionFacts
 
-__all__ = ["Mode", "SessionFacts", "SessionMachine"]
-
-Mode: TypeAlias = Literal["training", "deployment"]
-
-_MOST_NAMED = 1_024
-"""Characters of a resource's URI or a prompt's name that are recorded."""
-
+__all__ = ["SessionMachine"]
 
 _UNDECIDED = Decision(Effect.DENY, DecisionCode.POLICY_ERROR, "the call has not been judged")
-
-
-class _Phase(IntEnum):  # whose members hash as fast as numbers do, at every event
-    LOOKING = auto()  # the policy wants to know something of the session's files
-    JUDGED = auto()  # the decision waits for the disk
-    SEEKING = auto()  # somebody is asked
-    ACQUIRING = auto()  # the server is being had
-    SENT = auto()  # the server has the call
-    SETTLED = auto()  # the outcome waits for the disk
-    DONE = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """An approval that was given to what was shown as `binding`."""
-
-    approval: str
-    by: str
-    binding: str
-
-
-@dataclass(slots=True)
-class _Running:
-    """One call in flight: the `number`th of its session.
-
-    `policy` is what its decision was made by, also after a reload. `asked` binds the approval that it
-    waits for; `clears` are the labels that the one it runs on takes away.
-    """
-
-    call: ToolCall
-    policy: CompiledPolicy
-    decision: Decision
-    arguments: JsonObject
-    tool: Tool | None
-    ids: CallIds
-    started: float
-    number: int = 0
-    phase: _Phase = _Phase.JUDGED
-    sandbox: str | None = None
-    outcome: Outcome | None = None
-    wall: float = 0.0
-    asked: str = ""
-    given: _Given | None = None
-    clears: tuple[str, ...] = ()
-
-    def moment(self, now: float) -> Moment:
-        """Return `now` on both clocks."""
-        return Moment(self.wall + now - self.started, now)
-
-    @property
-    def tool_ids(self) -> ToolIds:
-        call, tool = self.call, self.tool
-        if call.target != "tool":
-            return ToolIds(call.server, f"{call.target}:{call.tool}"[:_MOST_NAMED], None, self.sandbox)
-        if tool is None:
-            return ToolIds(server=None, tool=call.tool, definition_sha256=None, sandbox=None)
-        return ToolIds(tool.server, tool.upstream, tool.sha256, self.sandbox)
-
-
-@dataclass(frozen=True, slots=True)
-class SessionFacts:
-    """What does not change while a session lives, but for the policy that is in force.
-
-    `key` seals argument digests in the ledger. `counters` are those of the whole gateway; `prompt` is
-    the task that the session is about, where one is known, and `seed` that of its episode.
-    """
-
-    id: str
-    pack: str
-    principal: Principal
-    in_force: PolicyInForce
-    catalog: Catalog
-    mode: Mode
-    workspace: str
-    key: bytes
-    plain_arguments: bool = False
-    secrets: tuple[str, ...] = ()
-    counters: Counters = field(default_factory=Counters)
-    prompt: str = ""
-    seed: int = 0
-
-    @property
-    def policy(self) -> CompiledPolicy:
-        """What judges a call that begins now; a call in flight keeps its own (`_Running.policy`)."""
-        return self.in_force.policy
 
 
 @dataclass(slots=True)
@@ -175,7 +82,7 @@ class SessionMachine:
     past: InitVar[PolicyState | None] = None
     state: PolicyState = field(init=False)
     _drifted: frozenset[str] = frozenset()
-    _running: dict[str, _Running] = field(default_factory=dict[str, _Running])
+    _running: dict[str, Running] = field(default_factory=dict[str, Running])
 
     def __post_init__(self, past: PolicyState | None) -> None:
         prompt = self.facts.prompt
@@ -239,27 +146,27 @@ class SessionMachine:
         tool = facts.catalog.tools.get(call.tool) if call.target == "tool" else _named(call)
         number = self.state.begin(event.step)
         ids = CallIds(facts.id, event.episode, event.step, facts.principal.name, facts.pack)
-        running = _Running(
+        running = Running(
             call, facts.policy, _UNDECIDED, call.arguments, tool, ids, now, number, wall=event.wall
         )
         self._running[call.call_id] = running
         return self._consider(running, now)
 
-    def _consider(self, running: _Running, now: float) -> Command:
+    def _consider(self, running: Running, now: float) -> Command:
         """Judge the call, once it is known what the policy asks of the session's files."""
         policy, tool = running.policy, running.tool
         if policy.looks and tool is not None:
             paths = policy.paths_to_look_at(self._asked(running.call, tool))
             if paths:
-                running.phase = _Phase.LOOKING
+                running.phase = Phase.LOOKING
                 return Look(paths)
         return self._judged(running, {}, now)
 
-    def _looked(self, running: _Running, event: Event, now: float) -> Command:
+    def _looked(self, running: Running, event: Event, now: float) -> Command:
         assert isinstance(event, Looked)
         return self._judged(running, event.crosses_link, now)
 
-    def _judged(self, running: _Running, crosses_link: Mapping[str, bool], now: float) -> Command:
+    def _judged(self, running: Running, crosses_link: Mapping[str, bool], now: float) -> Command:
         decision, running.arguments = self._judge(running, crosses_link, now)
         given = running.given
         if given is not None and decision.effect is Effect.ASK:
@@ -270,9 +177,9 @@ class SessionMachine:
                 running.clears = tuple(asked.terms.clears)
         return self._decide(running, decision)
 
-    def _decide(self, running: _Running, decision: Decision) -> Command:
+    def _decide(self, running: Running, decision: Decision) -> Command:
         """Have the call's decision, or the one that takes its place, recorded before it counts."""
-        running.phase, running.decision = _Phase.JUDGED, decision.of_call(running.call.call_id)
+        running.phase, running.decision = Phase.JUDGED, decision.of_call(running.call.call_id)
         body = decision_record(
             call=running.call,
             decision=running.decision,
@@ -284,7 +191,7 @@ class SessionMachine:
         )
         return Record(body)
 
-    def _plain(self, running: _Running) -> JsonObject | None:
+    def _plain(self, running: Running) -> JsonObject | None:
         """Return the arguments as the ledger shows them, `None` where it is not to show them."""
         facts, tool = self.facts, running.tool
         shown = facts.plain_arguments or (
@@ -293,7 +200,7 @@ class SessionMachine:
         return mask_object(running.arguments, facts.secrets) if shown else None
 
     def _judge(
-        self, running: _Running, crosses_link: Mapping[str, bool], now: float
+        self, running: Running, crosses_link: Mapping[str, bool], now: float
     ) -> tuple[Decision, JsonObject]:
         call, tool, policy = running.call, running.tool, running.policy
         if tool is None:
@@ -319,9 +226,9 @@ class SessionMachine:
             return Request.of_prompt(server, name, arguments, workspace=workspace, principal=who, mode=mode)
         return Request(server, name, call.arguments, tool.kinds, workspace, who, mode)
 
-    def _decided(self, running: _Running, event: Event, now: float) -> Command:
+    def _decided(self, running: Running, event: Event, now: float) -> Command:
         if running.decision.effect is Effect.ASK:
-            running.phase = _Phase.SEEKING
+            running.phase = Phase.SEEKING
             request = self._request(running)
             running.asked = request.binding
             return SeekApproval(request)
@@ -329,10 +236,10 @@ class SessionMachine:
             self.state.clear(running.clears)
         if not running.decision.allowed or running.tool is None:
             return self._settle(running, Denied(running.decision), now)
-        running.phase = _Phase.ACQUIRING
+        running.phase = Phase.ACQUIRING
         return Acquire(running.tool.server)
 
-    def _request(self, running: _Running) -> ApprovalRequest:
+    def _request(self, running: Running) -> ApprovalRequest:
         return approval_request(
             running.call,
             running.ids,
@@ -350,14 +257,14 @@ class SessionMachine:
             secrets=self.facts.secrets,
         )
 
-    def _approved(self, running: _Running, event: Event, now: float) -> Command:
+    def _approved(self, running: Running, event: Event, now: float) -> Command:
         """Judge the call as things stand now; the approval replaces the very ask it was given to."""
         assert isinstance(event, Approved)
-        running.given = _Given(event.approval, event.by, running.asked)
+        running.given = Given(event.approval, event.by, running.asked)
         running.policy = self.facts.policy
         return self._consider(running, now)
 
-    def _not_approved(self, running: _Running, event: Event, now: float) -> Command:
+    def _not_approved(self, running: Running, event: Event, now: float) -> Command:
         match event:
             case Pending(approval):
                 code = DecisionCode.APPROVAL_PENDING
@@ -370,18 +277,18 @@ class SessionMachine:
                 raise RuntimeError(f"{type(event).__name__} says nothing of an approval")
         return self._decide(running, replace(running.decision, effect=Effect.DENY, code=code, reason=reason))
 
-    def _acquired(self, running: _Running, event: Event, now: float) -> Command:
+    def _acquired(self, running: Running, event: Event, now: float) -> Command:
         assert isinstance(event, Acquired)
         assert running.tool is not None
         running.sandbox = event.sandbox
         if running.tool.name in self._drifted:  # its server turned out to be another than the one locked
             denial = self._definition_changed(running.tool).of_call(running.call.call_id)
             return self._settle(running, Denied(denial), now)
-        running.phase = _Phase.SENT
+        running.phase = Phase.SENT
         params = running.call.forwarded(running.tool.upstream, running.arguments)
         return Send(running.tool.server, running.call.method.value, params)
 
-    def _returned(self, running: _Running, event: Event, now: float) -> Command:
+    def _returned(self, running: Running, event: Event, now: float) -> Command:
         assert isinstance(event, Returned)
         masked = mask_object(event.result, self.facts.secrets)
         result = self.state.returned(running.call.call_id, masked)
@@ -389,21 +296,21 @@ class SessionMachine:
             return self._settle(running, Failed(running.decision, FailureKind.TOO_LARGE, result), now)
         return self._settle(running, Answered(running.decision, result), now)
 
-    def _broke(self, running: _Running, event: Event, now: float) -> Command:
+    def _broke(self, running: Running, event: Event, now: float) -> Command:
         assert isinstance(event, Broke)
         secrets = self.facts.secrets
         error = event.error
         if error is not None:
             error = ServerError(error.code, str(mask(error.message, secrets)), mask(error.data, secrets))
-        if running.phase is _Phase.SENT:
+        if running.phase is Phase.SENT:
             self.state.answered_in_part(running.call.call_id)
         message, error = self.state.failed(running.call.call_id, str(mask(event.message, secrets)), error)
         outcome = Failed(running.decision, event.kind, message, error)
         return self._settle(running, outcome, now)
 
-    def _settle(self, running: _Running, outcome: Outcome, now: float) -> Command:
-        self.state.ended(running.call.call_id, outcome, sent=running.phase is _Phase.SENT)
-        running.phase, running.outcome = _Phase.SETTLED, outcome
+    def _settle(self, running: Running, outcome: Outcome, now: float) -> Command:
+        self.state.ended(running.call.call_id, outcome, sent=running.phase is Phase.SENT)
+        running.phase, running.outcome = Phase.SETTLED, outcome
         body = outcome_record(
             call=running.call,
             outcome=outcome,
@@ -414,17 +321,17 @@ class SessionMachine:
         )
         return Record(body)
 
-    def _answer(self, running: _Running, event: Event, now: float) -> Command:
+    def _answer(self, running: Running, event: Event, now: float) -> Command:
         assert running.outcome is not None
         return self._done(running, running.outcome)
 
-    def _decision_lost(self, running: _Running, event: Event, now: float) -> Command:
+    def _decision_lost(self, running: Running, event: Event, now: float) -> Command:
         assert isinstance(event, RecordLost)
         return self._done(
             running, Denied(running.decision.as_denial(DecisionCode.AUDIT_UNAVAILABLE, event.reason))
         )
 
-    def _outcome_lost(self, running: _Running, event: Event, now: float) -> Command:
+    def _outcome_lost(self, running: Running, event: Event, now: float) -> Command:
         # The call may have run, but an answer that the ledger does not know must not be seen.
         assert isinstance(event, RecordLost)
         denial = running.decision.as_denial(DecisionCode.AUDIT_UNAVAILABLE, event.reason)
@@ -432,8 +339,8 @@ class SessionMachine:
             return self._done(running, Denied(denial))
         return self._done(running, Failed(denial, FailureKind.AUDIT_UNAVAILABLE, event.reason))
 
-    def _done(self, running: _Running, outcome: Outcome) -> Command:
-        running.phase = _Phase.DONE
+    def _done(self, running: Running, outcome: Outcome) -> Command:
+        running.phase = Phase.DONE
         self.state.release(running.call.call_id)
         del self._running[running.call.call_id]
         return Answer(outcome)
@@ -456,22 +363,22 @@ def _named(call: ToolCall) -> Tool | None:
     return None if call.server is None else offered(call.server, call.target, call.tool)
 
 
-_Step: TypeAlias = Callable[[SessionMachine, _Running, Event, float], Command]
+_Step: TypeAlias = Callable[[SessionMachine, Running, Event, float], Command]
 
 # pyright: reportPrivateUsage=false
-_TRANSITIONS: dict[tuple[_Phase, type], _Step] = {
-    (_Phase.LOOKING, Looked): SessionMachine._looked,
-    (_Phase.JUDGED, Recorded): SessionMachine._decided,
-    (_Phase.JUDGED, RecordLost): SessionMachine._decision_lost,
-    (_Phase.SEEKING, Approved): SessionMachine._approved,
-    (_Phase.SEEKING, Refused): SessionMachine._not_approved,
-    (_Phase.SEEKING, Expired): SessionMachine._not_approved,
-    (_Phase.SEEKING, Pending): SessionMachine._not_approved,
-    (_Phase.SEEKING, Broke): SessionMachine._broke,
-    (_Phase.ACQUIRING, Acquired): SessionMachine._acquired,
-    (_Phase.ACQUIRING, Broke): SessionMachine._broke,
-    (_Phase.SENT, Returned): SessionMachine._returned,
-    (_Phase.SENT, Broke): SessionMachine._broke,
-    (_Phase.SETTLED, Recorded): SessionMachine._answer,
-    (_Phase.SETTLED, RecordLost): SessionMachine._outcome_lost,
+_TRANSITIONS: dict[tuple[Phase, type], _Step] = {
+    (Phase.LOOKING, Looked): SessionMachine._looked,
+    (Phase.JUDGED, Recorded): SessionMachine._decided,
+    (Phase.JUDGED, RecordLost): SessionMachine._decision_lost,
+    (Phase.SEEKING, Approved): SessionMachine._approved,
+    (Phase.SEEKING, Refused): SessionMachine._not_approved,
+    (Phase.SEEKING, Expired): SessionMachine._not_approved,
+    (Phase.SEEKING, Pending): SessionMachine._not_approved,
+    (Phase.SEEKING, Broke): SessionMachine._broke,
+    (Phase.ACQUIRING, Acquired): SessionMachine._acquired,
+    (Phase.ACQUIRING, Broke): SessionMachine._broke,
+    (Phase.SENT, Returned): SessionMachine._returned,
+    (Phase.SENT, Broke): SessionMachine._broke,
+    (Phase.SETTLED, Recorded): SessionMachine._answer,
+    (Phase.SETTLED, RecordLost): SessionMachine._outcome_lost,
 }

@@ -18,7 +18,8 @@ from gateway.core.policy import CompiledPolicy
 from gateway.core.policy.limits import Counters
 from gateway.core.policy.state import PolicyState
 from gateway.core.seeding import episode_environment
-from gateway.core.session import Mode, SessionFacts, SessionMachine
+from gateway.core.session import SessionMachine
+from gateway.core.session_facts import Mode, SessionFacts
 from gateway.errors import ClientError, ShuttingDown, UnknownSession
 from gateway.runtime.announcements import Announcements
 from gateway.runtime.approvals import Approvals, Prompt

@@ -12,7 +12,7 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from gateway.core.session import Mode
+from gateway.core.session_facts import Mode
 from gateway.runtime.gateway import GatewaySettings
 from tests.support.env_serving import env_server
 from tests.support.markdown import file_in

@@ -31,7 +31,8 @@ from gateway.core.events import (
 from gateway.core.lock import tool_sha256
 from gateway.core.policy import CompiledPolicy, compile_policy, load_policy
 from gateway.core.policy.in_force import PolicyInForce
-from gateway.core.session import SessionFacts, SessionMachine
+from gateway.core.session import SessionMachine
+from gateway.core.session_facts import SessionFacts
 
 ASKS = """\
 version: 1

@@ -11,7 +11,8 @@ from gateway.core.catalog import ServerListing, build_catalog
 from gateway.core.events import Answer, Approved, Called, Event, Look, Looked, Record, Recorded, SeekApproval
 from gateway.core.lock import tool_sha256
 from gateway.core.policy.in_force import PolicyInForce
-from gateway.core.session import SessionFacts, SessionMachine
+from gateway.core.session import SessionMachine
+from gateway.core.session_facts import SessionFacts
 from tests.support.policies import with_rules
 
 READ: dict[str, Any] = {
