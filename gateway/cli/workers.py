@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Seat:
         """Return what a supervisor wrote (`_command`); raises `UsageError` where none did."""
         try:
             number, channel, memory = map(int, text.split(":"))
+            for inherited in (channel, memory):
+                os.set_inheritable(inherited, False)  # no process of this one's gets them
             return cls(number, socket.socket(fileno=channel), SharedMemory(memory))
         except (ValueError, OSError):
             raise UsageError("--worker-seat is for the supervisor of `serve --workers` only") from None

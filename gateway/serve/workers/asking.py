@@ -5,6 +5,7 @@ The same token goes along, so that whoever may not ask a worker may not have it 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -16,7 +17,9 @@ from starlette.types import ASGIApp, Message, Scope
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.loop import Promise
 
-__all__ = ["Answer", "Colleagues", "answered_by"]
+__all__ = ["Answer", "Colleagues", "answered_by", "inner_scope"]
+
+logger = logging.getLogger(__name__)
 
 _SENT = ("method", "path", "raw_path", "query_string", "scheme", "http_version")
 _DROPPED = frozenset({b"accept-encoding", b"content-length", b"transfer-encoding", b"expect", b"accept"})
@@ -125,7 +128,12 @@ class Colleagues:
             "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs],
             "state": {},
         }
-        answer = await answered_by(app, scope, body)
+        try:
+            answer = await answered_by(app, scope, body)
+        except Exception:
+            # The border of the request: a fault in it is for the log, and is nobody else's.
+            logger.exception("answering %s for worker %s failed", scope["path"], message["from"])
+            answer = Answer(500, b"")
         self._say(
             {"do": "reply", "to": message["from"], "id": message["id"], "status": answer.status}, answer.body
         )

@@ -117,7 +117,9 @@ class _Worker:
         connection.setblocking(False)
         try:
             await current_loop().connect_accepted_socket(lambda: self.protocol(begun, fixed), connection)
-        except OSError:
+        except Exception:
+            # The border of the connection: a fault in taking it is for the log, and ends nothing else.
+            logger.exception("a connection could not be taken")
             connection.close()
             self.connection_ended()
 

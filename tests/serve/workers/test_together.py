@@ -11,7 +11,10 @@ from pathlib import Path
 import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Receive, Scope, Send
 
+from gateway.core.json_types import JsonObject
+from gateway.serve.workers.asking import Colleagues
 from tests.serve.workers.test_sessions import connections, said
 from tests.support.gateways import copy_pack
 from tests.support.mcp_http import RawMcp, texts
@@ -140,6 +143,18 @@ async def test_a_session_is_ended_by_an_admin_at_any_worker(served: Served) -> N
         assert (await clients[0].http.get(f"{served.url}/api/sessions")).json() == []
         gone = await clients[0].http.delete(f"{served.url}/api/sessions/{clients[0].session_id}")
         assert gone.status_code == 404
+
+
+async def test_a_fault_in_what_another_worker_asks_is_answered() -> None:
+    said: list[JsonObject] = []
+    colleagues = Colleagues(1, 2, lambda message, _: said.append(message))
+
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("a fault")
+
+    scope: JsonObject = {"path": "/ready", "raw_path": "/ready", "query_string": "", "headers": []}
+    await colleagues.answer(broken, {"do": "ask", "from": 2, "id": 5, "scope": scope}, b"")
+    assert said == [{"do": "reply", "to": 2, "id": 5, "status": 500}]
 
 
 async def test_ready_says_nothing_but_the_verdict_to_strangers(tmp_path: Path) -> None:
