@@ -79,6 +79,7 @@ async def _put_question(
     # A frame that goes out in part would end the conversation: it is finished even if the call is over.
     with anyio.move_on_after(_PUT_SECONDS, shield=True):
         await put(answer)
+    exchange.asked.discard(ask.id)
 
 
 async def _answer(peer: ClientPeer, ask: Ask) -> JsonObject:

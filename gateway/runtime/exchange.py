@@ -20,6 +20,8 @@ __all__ = ["Ask", "Exchange", "Note", "UpstreamFailure"]
 
 _MOST_SAID = 1_000
 """Notifications and questions of one call that wait to be passed on."""
+_MOST_ASKED = 16
+"""Questions of one call that its client has not answered."""
 
 
 class UpstreamFailure(Exception):
@@ -51,10 +53,21 @@ class Exchange:
     """A request in flight: it ends with exactly one of `message` and `failure`.
 
     `woken` is kept when it ended, when something was said and when its time was over (`overdue`); `asking`
-    are the questions that the client has; `dropped` counts what was too much.
+    are the questions that the client has, `asked` all that are open; `dropped` counts what was too much.
     """
 
-    __slots__ = ("asking", "dropped", "failure", "message", "overdue", "peer", "request_id", "said", "woken")
+    __slots__ = (
+        "asked",
+        "asking",
+        "dropped",
+        "failure",
+        "message",
+        "overdue",
+        "peer",
+        "request_id",
+        "said",
+        "woken",
+    )
 
     def __init__(self, request_id: int, peer: ClientPeer | None = None) -> None:
         self.request_id = request_id
@@ -63,6 +76,7 @@ class Exchange:
         self.failure: UpstreamFailure | None = None
         self.said: deque[Note | Ask] = deque()
         self.asking: dict[int | str, anyio.CancelScope] = {}
+        self.asked: set[int | str] = set()
         self.woken: Promise[None] = Promise()
         self.overdue = False
         self.dropped = 0
@@ -88,12 +102,20 @@ class Exchange:
         self.woken.keep(None)
 
     def say(self, said: Note | Ask) -> bool:
-        """Take what the server says; `False` if nobody listens or it was too much."""
-        if self.peer is None or self.settled or len(self.said) >= _MOST_SAID:
+        """Take what the server says; `False` if nobody listens, it was too much, or asked by an id in use."""
+        if self.peer is None or self.settled or len(self.said) >= _MOST_SAID or not self._may_ask(said):
             self.dropped += 1
             return False
         self.said.append(said)
         self.woken.keep(None)
+        return True
+
+    def _may_ask(self, said: Note | Ask) -> bool:
+        if isinstance(said, Note):
+            return True
+        if said.id in self.asked or len(self.asked) >= _MOST_ASKED:
+            return False
+        self.asked.add(said.id)
         return True
 
     def withdraw(self, ask_id: JsonValue) -> bool:
@@ -101,6 +123,7 @@ class Exchange:
         for said in self.said:
             if isinstance(said, Ask) and said.id == ask_id:
                 self.said.remove(said)
+                self.asked.discard(said.id)
                 return True
         scope = self.asking.get(ask_id) if isinstance(ask_id, int | str) else None
         if scope is not None:
@@ -112,6 +135,7 @@ class Exchange:
         asks = [said for said in self.said if isinstance(said, Ask)]
         for ask in asks:
             self.said.remove(ask)
+            self.asked.discard(ask.id)
         return asks
 
     async def wait(self) -> None:

@@ -470,7 +470,8 @@ class Upstream:
         else:
             exchange = self._latest()
             ask = Ask(request_id, method, params)
-            if (exchange is not None and exchange.say(ask)) or self._ask_standing(ask):
+            # What is too much for the client of a call is not asked elsewhere instead.
+            if exchange.say(ask) if exchange is not None else self._ask_standing(ask):
                 return
             error: JsonObject = {"code": _METHOD_NOT_FOUND, "message": "not offered by this client"}
             answer = {"jsonrpc": "2.0", "id": request_id, "error": error}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -61,7 +62,7 @@ async def serving(tmp_path: Path) -> AsyncGenerator[tuple[RawMcp, Gateway]]:
 
 
 async def streamed(mcp: RawMcp, tool: str, answer: dict[str, Any] | None = None, **meta: Any) -> list[Any]:
-    """Call a tool of a session and return all that came on its stream; questions get `answer`."""
+    """Call a tool of a session and return all that came on its stream; questions get `answer`, if any."""
     if mcp.session_id is None:
         await mcp.initialize()
     body = {
@@ -83,7 +84,7 @@ async def streamed(mcp: RawMcp, tool: str, answer: dict[str, Any] | None = None,
             if line.startswith("data:"):
                 message = json.loads(line[5:])
                 came.append(message)
-                if "id" in message and "method" in message:
+                if "id" in message and "method" in message and answer is not None:
                     told = {"jsonrpc": "2.0", "id": message["id"], "result": answer}
                     await mcp.post(json.dumps(told).encode(), mcp.legacy_headers())
     return came
@@ -137,6 +138,19 @@ async def test_a_caller_with_a_session_is_asked_on_its_stream_whatever_the_serve
         assert question["params"]["unknownField"] == [BIG]
         assert result["result"]["content"][0]["text"].startswith("hello Alice")
         assert "resultType" not in result["result"]
+
+
+async def test_a_server_that_asks_without_end_or_twice_by_one_id_is_refused_and_its_call_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        mcp.capabilities = FORMS
+        *questions, result = await streamed(mcp, "old_pester", answer=None)
+        asked = [question["params"]["message"] for question in questions if "id" in question]
+        assert asked == [f"p{number}" for number in range(16)]
+        refused = json.loads(result["result"]["content"][0]["text"])
+        assert refused == sorted(["p0", *(f"p{number}" for number in range(16, 40))])
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_a_client_that_declared_nothing_is_asked_nothing(tmp_path: Path) -> None:

@@ -59,6 +59,16 @@ def greet(params: JsonObject, request_id: Any) -> JsonObject:
     )
 
 
+def pester(params: JsonObject, request_id: Any) -> JsonObject:
+    """Ask more than anybody answers at once, the first question under one id twice; say what was refused."""
+    keys = [f"p{number}" for number in range(40)]
+    for key in (keys[0], *keys):
+        say({"id": key, "method": "elicitation/create", "params": {"message": key, "requestedSchema": FORM}})
+    with ANSWERED:
+        ANSWERED.wait_for(lambda: sum("error" in ANSWERS.get(key, {}) for key in keys) >= 25, 4)
+        return text(json.dumps(sorted(key for key in keys if "error" in ANSWERS.get(key, {}))))
+
+
 def rich(params: JsonObject, request_id: Any) -> JsonObject:
     """Return what no library knows."""
     block = {"type": "hologram", "frames": [BIG], "annotations": {"x": 1.5}}
@@ -112,7 +122,7 @@ def seen(params: JsonObject, request_id: Any) -> JsonObject:
     return text(json.dumps([message.get("method") for message in SEEN]))
 
 
-TOOLS = {function.__name__: function for function in (greet, rich, trace, can, steps, slow, seen)}
+TOOLS = {function.__name__: function for function in (greet, pester, rich, trace, can, steps, slow, seen)}
 
 
 def definition(name: str) -> JsonObject:
