@@ -70,6 +70,7 @@ class EpisodeSession:
         self._episodes = episodes
         self._run: EpisodeRun | None = None
         self._failed = False
+        self._leaving: anyio.Event | None = None
         self._turn = Turn()
 
     # -- holding
@@ -183,16 +184,24 @@ class EpisodeSession:
         if self._closed:
             raise UnknownSession(self.id)
         self._episodes.check(self, wanted)  # a mistaken reset costs nobody their episode
-        await self._end()
+        await self._leave()
         self._failed = True
         self._run = await self._episodes.run(self, wanted)
         self._failed = False
         return self._run
 
-    async def _end(self) -> None:
+    async def _leave(self) -> None:
+        """End the last episode: its servers die while the next one begins, those before it are gone."""
+        if self._leaving is not None:
+            await self._leaving.wait()
         run, self._run = self._run, None
-        if run is not None:
-            await self._episodes.gateway.close_session(run.session)
+        self._leaving = None if run is None else self._episodes.gateway.retire(run.session)
+
+    async def _end(self) -> None:
+        """End the last episode, to its last process."""
+        await self._leave()
+        if self._leaving is not None:
+            await self._leaving.wait()
 
     @contextmanager
     def _in_use(self, run: EpisodeRun) -> Generator[None]:

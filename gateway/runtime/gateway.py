@@ -257,12 +257,33 @@ class Gateway:
 
     async def close_session(self, session: Session) -> None:
         """End a session's servers and drop its workspace. Idempotent."""
+        if self._close(session):
+            await session.lease.aclose()
+
+    def retire(self, session: Session) -> anyio.Event:
+        """Close a session, whose place is free at once; set when nothing of it is left. Idempotent."""
+        gone = anyio.Event()
+
+        async def end() -> None:
+            try:
+                await session.lease.aclose()
+            finally:
+                gone.set()
+
+        if self._close(session):
+            self._tasks.start_soon(end)
+        else:
+            gone.set()
+        return gone
+
+    def _close(self, session: Session) -> bool:
+        """Take a session's calls and its place away; `False` where somebody did before."""
         if session.closed:
-            return
+            return False
         session.closed = True
         self._sessions.remove(session)
         session.announcements.close()
-        await session.lease.aclose()
+        return True
 
     # -- the path of a call
 
