@@ -33,7 +33,6 @@ from gateway.runtime.episodes import (
     ResetRequest,
 )
 from gateway.runtime.gateway import Gateway, GatewaySettings
-from gateway.runtime.leases import Lease
 from gateway.runtime.trajectories import TrajectoryFolder
 from tests.support.gateways import PACKS, copy_pack, served
 
@@ -326,35 +325,6 @@ async def test_a_reset_leaves_nothing_of_the_last_episode(tmp_path: Path) -> Non
         assert second["episode_id"] != first["episode_id"]
         left = await session.step(call("read", path="left.txt"))
         assert observed(left)["result"]["is_error"] is True
-
-
-async def test_a_reset_waits_for_no_servers_death_but_one_episodes_at_most_die_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain, may_die = Lease.aclose, anyio.Event()
-    dying: list[Lease] = []
-
-    async def aclose(self: Lease) -> None:
-        dying.append(self)
-        await may_die.wait()
-        await plain(self)
-
-    async with playing(tmp_path) as session:
-        monkeypatch.setattr(Lease, "aclose", aclose)
-        try:
-            with anyio.fail_after(60):
-                await session.step(call("echo", text="first"))
-                await session.reset()
-                assert metadata(await session.step(call("echo", text="second")))["step"] == 1
-            with anyio.move_on_after(0.5) as late:
-                await session.reset()
-            assert late.cancelled_caught
-            assert len(dying) == 1
-        finally:
-            may_die.set()
-        await session.reset()
-    assert len(dying) == 3
-    assert all(not list(lease.running()) for lease in dying)
 
 
 async def test_a_reset_that_fails_is_never_answered_by_another_task(
