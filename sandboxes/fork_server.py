@@ -68,7 +68,11 @@ def checked(result, what):
 
 def sibling(name):
     """Return the module that stands beside this file; nothing beside it is on the path."""
-    place = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    return module_at(name, os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py"))
+
+
+def module_at(name, place):
+    """Return the module that the file `place` is."""
     spec = importlib.util.spec_from_file_location(name, place)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -138,8 +142,8 @@ def main():
         if not word:
             os._exit(0)
         if fork_apart() == 0:
-            argv, env = become_session(control, door, handled)
-            become_environment(own, before, changed | env)
+            argv, env, egress = become_session(control, door, handled)
+            become_environment(own, before, changed | env | way_out(egress))
             return serve(starter, how, name, target, argv[len(sys.orig_argv) :])
         os.close(door)
         control.send(b"forked")
@@ -182,6 +186,14 @@ def received(channel, most):
     return data, struct.unpack(f"{len(fds) // 4}i", fds)
 
 
+def way_out(egress):
+    """Serve the session's proxy, where it has one, on its loopback; return what tells the server of it."""
+    if egress is None:
+        return {}
+    shim = module_at("egress_shim", egress["shim"])
+    return shim.environment(shim.serve_in_child(egress["socket"]))
+
+
 def serve(starter, how, name, target, arguments):
     """Be the session's server."""
     if how == "exec":
@@ -197,7 +209,7 @@ def serve(starter, how, name, target, arguments):
 
 
 def become_session(channel, door, handled):
-    """Turn this fork into a session's server: return its arguments and environment. Anything else ends it.
+    """Turn this fork into a session's server: return what it is given. Anything else ends it.
 
     `channel` is the socket on descriptor 0, which becomes `door`; `handled` are signals the imports changed.
     """
@@ -253,10 +265,12 @@ def be_init(server, handled):
 def be_server(door, program, handled):
     """Mount the session's files, drop every right, be looked at, and take what the session is given."""
     tell_forked()
-    data, (workspace,) = received(door, 1)
+    data, trees = received(door, 2)
     rooms = json.loads(data)
-    mount_rooms(rooms, workspace)
-    os.close(workspace)
+    mount_rooms(rooms)
+    for target, tree in zip(rooms["trees"], trees, strict=True):
+        attach(tree, target)
+        os.close(tree)
     no_user_namespaces()
     drop_rights(program)
     if SIGCHLD in handled:
@@ -277,20 +291,21 @@ def tell_forked():
     ctypes.pythonapi.PyOS_AfterFork_Child()
 
 
-def mount_rooms(rooms, workspace):
-    """Mount the session's scratch, /proc, terminals and workspace over the template's own."""
+def mount_rooms(rooms):
+    """Mount the session's scratch, /proc and terminals over the template's own."""
     plain = MS_NOSUID | MS_NODEV
     mount("tmpfs", "/tmp", "tmpfs", plain, rooms["tmp"])  # noqa: S108
     mount("tmpfs", "/dev/shm", "tmpfs", plain, rooms["shm"])  # noqa: S108
     mount("proc", "/proc", "proc", plain | MS_NOEXEC, "")
     mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
     os.mkdir(HOME, 0o755)
-    target = os.fsencode(rooms["workspace"])
-    flags = ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH)
-    moved = libc.syscall(
-        ctypes.c_long(SYS_MOVE_MOUNT), ctypes.c_int(workspace), b"", ctypes.c_int(AT_FDCWD), target, flags
-    )
-    checked(moved, "move_mount")
+
+
+def attach(tree, target):
+    """Mount what the launcher opened for the session: its workspace, or the socket of its proxy."""
+    to = (ctypes.c_int(AT_FDCWD), os.fsencode(target), ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH))
+    moved = libc.syscall(ctypes.c_long(SYS_MOVE_MOUNT), ctypes.c_int(tree), b"", *to)
+    checked(moved, f"move_mount to {target}")
 
 
 def mount(source, target, kind, flags, options):
@@ -315,14 +330,14 @@ def drop_rights(program):
 
 
 def take_pipes(door, fds):
-    """Put the session's pipes in place and return its arguments and environment."""
+    """Put the session's pipes in place and return its arguments, its environment and its way out."""
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, FREE) for fd in fds]
     door.detach()
     for number, fd in enumerate(high[:3]):
         os.dup2(fd, number)
     words = json.loads(os.pread(high[3], os.fstat(high[3]).st_size, 0))
     os.closerange(3, MOST_FILES)
-    return words["argv"], words["env"]
+    return words["argv"], words["env"], words["egress"]
 
 
 def become_environment(own, before, env):

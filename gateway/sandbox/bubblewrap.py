@@ -19,6 +19,7 @@ from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError, UsageError
 
 from .contract import Attempt, Exit, Sandbox, SandboxSpec, Snapshot, Workspace, WorkspaceSpec
+from .egress.inside import to_fork
 from .fork_server import LET_THROUGH, Forking
 from .handles import BubblewrapSandbox, BubblewrapSnapshot, BubblewrapWorkspace
 from .launcher_client import Launcher, LauncherGone, Reply
@@ -221,24 +222,24 @@ class BubblewrapDriver:
     async def acquire(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
         """As `contract.SandboxDriver.acquire`."""
         assert isinstance(workspace, BubblewrapWorkspace)
-        request = self._request(spec, workspace, workspace.uid)
-        if sandbox := await self._forked(spec, request, workspace):
+        if sandbox := await self._forked(spec, workspace):
             return sandbox
+        request = self._request(spec, workspace, workspace.uid)
         try:
             return await self._started(spec, request, workspace)
         except LauncherGone:
             return await self._started(spec, request, workspace)
 
-    async def _forked(
-        self, spec: SandboxSpec, request: JsonObject, workspace: BubblewrapWorkspace
-    ) -> BubblewrapSandbox | None:
+    async def _forked(self, spec: SandboxSpec, workspace: BubblewrapWorkspace) -> BubblewrapSandbox | None:
         """Start it as a fork of its template; `None` where there is none, or it cannot be forked now."""
+        if spec.egress is not None:
+            spec = to_fork(spec)
         template = await self._forks.template(
             spec, workspace.spec, lambda uid: self._request(spec, workspace, uid)
         )
         if template is None:
             return None
-        asked = fork_request(request, spec.limits, template.number)
+        asked = fork_request(self._request(spec, workspace, workspace.uid), spec, template.number)
         try:
             sandbox = await self._started(spec, asked, workspace, FORK_PROCESSES)
         except SandboxError as error:
@@ -251,7 +252,7 @@ class BubblewrapDriver:
     async def fork(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
         """As `acquire`, but never cold. Raises `SandboxError` with the reason where it cannot be forked."""
         assert isinstance(workspace, BubblewrapWorkspace)
-        sandbox = await self._forked(spec, self._request(spec, workspace, workspace.uid), workspace)
+        sandbox = await self._forked(spec, workspace)
         if sandbox is None:
             raise SandboxError(f"{spec.name} cannot be forked: {self._forks.reason or 'it has no template'}")
         return sandbox

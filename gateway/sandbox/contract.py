@@ -70,8 +70,8 @@ class SandboxSpec:
     `env` may hold secrets: drivers never put it in an argv. `writable` says whether the
     workspace is mounted writable (check sandboxes see it read-only). `egress` is the host's path of
     the socket that is this sandbox's only way out; it is among the mounts already, and the program
-    is started by the shim that serves it (`gateway.sandbox.egress.inside`). With `preload` and no
-    `egress` a driver may fork the program from a template; that isolates the same.
+    is started by the shim that serves it (`gateway.sandbox.egress.inside`). With `preload` a driver may
+    fork the program from a template; that isolates the same.
     """
 
     name: str

@@ -83,7 +83,7 @@ class Forking:
         `request` gives the driver's `start` request for a user.
         """
         preload = spec.preload
-        if preload is None or spec.egress is not None:  # its way out is a mount of its own
+        if preload is None:
             return None
         words = preload.argv, frozenset(preload.env.items())
         key = (*words, spec.mounts, spec.limits, workspace.path, workspace.disk)

@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError
 
-from .contract import Limits, Mount, Preload, SandboxSpec
+from .contract import Mount, Preload, SandboxSpec
+from .egress.inside import EGRESS_SHIM, EGRESS_SOCKET
 
 __all__ = [
     "FORK_PROCESSES",
@@ -65,9 +66,16 @@ def start_request(
     }
 
 
-def fork_request(start: JsonObject, limits: Limits, template: int) -> JsonObject:
-    """Return a `start` request as the one for a fork of the template of that number."""
-    return start | {"op": "fork", "template": template, "pids": limits.pids + FORK_PROCESSES}
+def fork_request(start: JsonObject, spec: SandboxSpec, template: int) -> JsonObject:
+    """Return a `start` request as the one for a fork of the template of that number.
+
+    `egress` is its way out, if it has one: the socket here and inside, and what serves it inside.
+    """
+    egress: JsonObject | None = None
+    if spec.egress is not None:
+        egress = {"source": os.path.realpath(spec.egress), "socket": EGRESS_SOCKET, "shim": EGRESS_SHIM}
+    words: JsonObject = {"op": "fork", "template": template, "egress": egress}
+    return start | words | {"pids": spec.limits.pids + FORK_PROCESSES}
 
 
 def template_request(start: JsonObject, spec: SandboxSpec, preload: Preload, filters: bytes) -> JsonObject:

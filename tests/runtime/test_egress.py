@@ -154,10 +154,35 @@ async def test_every_other_driver_leads_to_the_same_proxy(
     ]
 
 
-async def test_a_server_that_may_be_forked_is_not_where_it_has_a_way_out(tmp_path: Path) -> None:
-    async with net(tmp_path, manifest="    fork_server: true\n") as here:
-        assert await here.call("fetch", url=f"https://a.web.example:{here.port}/") == "a page over TLS"
-        assert "403" in await here.connect(f"metadata.example:{here.port}")
+async def test_forks_have_a_way_out_each_of_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    limits = EgressSettings((LOOPBACK,), session_bytes=50_000)
+    async with net(tmp_path, limits, manifest="    fork_server: true\n") as here:
+        url = f"https://a.web.example:{here.port}"
+        others = [Net(here.gateway, await here.gateway.open_session("net", LOCAL), 0) for _ in range(3)]
+        async with anyio.create_task_group() as tasks:
+            for number, one in enumerate(others):
+                for _ in range(3):
+                    tasks.start_soon(asks, one, f"own{number}.example:{here.port}")
+        assert await others[0].call("fetch", url=url) == "a page over TLS"
+        assert await others[1].call("fetch_as_clients_do", url=url) == "a page over TLS"
+        assert "failed" in await others[0].call("fetch", url=f"{url}/size/100000")
+        assert "429" in await others[0].connect(f"a.web.example:{here.port}")
+        assert await others[2].call("fetch", url=url) == "a page over TLS"
+        for one in others:
+            await connects(one, "127.0.0.1", here.port)
+            assert "fork_server.py" in await one.call("started")
+    assert "is not forked" not in caplog.text
+    found = [r for r in records_of(tmp_path / "state") if r["event"] == "egress" and r["decision"]]
+    told_of = [one.session.id for one in others]
+    refused = [r for r in found if r["egress"]["asked"].startswith("own")]
+    assert len(refused) == 9
+    assert all(r["session"] == told_of[int(r["egress"]["asked"][3])] for r in refused)
+    spent = [r["session"] for r in found if r["decision"]["code"] == "budget_spent"]
+    assert spent == [told_of[0]]
+
+
+async def asks(here: Net, target: str) -> None:
+    assert "403" in await here.connect(target)
 
 
 async def test_every_way_around_is_refused_and_recorded(tmp_path: Path) -> None:

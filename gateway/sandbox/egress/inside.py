@@ -12,10 +12,13 @@ from pathlib import Path
 from gateway.sandbox.contract import Mount, SandboxSpec
 from gateway.sandbox.runtimes import python_runtime
 
-__all__ = ["EGRESS_SHIM", "EGRESS_SOCKET", "with_door"]
+__all__ = ["EGRESS_SHIM", "EGRESS_SOCKET", "SHIM_LENGTH", "to_fork", "with_door"]
 
 EGRESS_SOCKET, EGRESS_SHIM = "/opt/sandgate/egress.sock", "/opt/sandgate/egress_shim.py"
 SHIM = Path(__file__).parent.parent / "inside" / "egress_shim.py"
+SHIM_WORDS = ("-I", "-S", EGRESS_SHIM, EGRESS_SOCKET)
+SHIM_LENGTH = 1 + len(SHIM_WORDS)
+"""Words of a command before those of the program itself, where it has a door."""
 SHIM_PROCESSES = 1
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -32,12 +35,21 @@ def with_door(spec: SandboxSpec, socket: Path) -> SandboxSpec:
     )
     return replace(
         spec,
-        argv=(runtime.argv0, "-I", "-S", EGRESS_SHIM, EGRESS_SOCKET, *spec.argv),
+        argv=(runtime.argv0, *SHIM_WORDS, *spec.argv),
         env={**_certificates(), **runtime.env, **spec.env},
         mounts=mounts,
         limits=replace(spec.limits, pids=spec.limits.pids + SHIM_PROCESSES),
         egress=socket,
     )
+
+
+def to_fork(spec: SandboxSpec) -> SandboxSpec:
+    """Return a spec that has a door as what is forked: the program itself, the same for every socket.
+
+    Another file stands where a fork's own socket is going to be mounted; the fork serves that itself.
+    """
+    taken = tuple(mount for mount in spec.mounts if mount.target != EGRESS_SOCKET)
+    return replace(spec, argv=spec.argv[SHIM_LENGTH:], mounts=(*taken, Mount(SHIM, EGRESS_SOCKET)))
 
 
 def _certificates() -> Mapping[str, str]:

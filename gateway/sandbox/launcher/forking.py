@@ -111,11 +111,14 @@ class Fork:
         self._fork()
         listeners = self._furnish()
         self._give_ids(root=root)
-        tree = pins.take(fds[3], home)
+        trees = [pins.take(fds[3], home)]
         if not self.request["writable"]:
-            kernel.read_only(tree)
+            kernel.read_only(trees[0])
+        if egress := self.request["egress"]:
+            trees.append(kernel.detached_copy(egress["source"]))
+            kernel.read_only(trees[1])
         self.door.send(program)
-        socket.send_fds(self.door, [json.dumps(self._rooms()).encode()], [tree])
+        socket.send_fds(self.door, [json.dumps(self._rooms()).encode()], trees)
         came = dict(self._hear() for _ in range(2))
         held = os.pidfd_open(self.init)
         self._look(came[b"init"], came[b"server"])
@@ -173,7 +176,7 @@ class Fork:
         return {
             "tmp": f"size={request['scratch']},nr_inodes={request['scratch_inodes']},{owner}",
             "shm": f"size={request['shm']},nr_inodes=256,{owner}",
-            "workspace": request["workspace"],
+            "trees": [request["workspace"], *([request["egress"]["socket"]] if request["egress"] else [])],
             "cwd": request["cwd"],
         }
 
@@ -195,9 +198,13 @@ class Fork:
                 raise TemplateUnfit("a fork left the network that it was given")
 
     def _words(self) -> int:
-        """Return a nameless file with the session's arguments and environment."""
+        """Return a nameless file with the session's arguments, its environment and its way out."""
         fd = os.memfd_create("words", os.MFD_CLOEXEC)
-        words = {"argv": self.request["argv"], "env": jail.ENVIRONMENT | self.request["env"]}
+        words = {
+            "argv": self.request["argv"],
+            "env": jail.ENVIRONMENT | self.request["env"],
+            "egress": self.request["egress"],
+        }
         with open(os.dup(fd), "wb") as file:
             file.write(json.dumps(words).encode())
         return fd

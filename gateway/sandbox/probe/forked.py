@@ -18,6 +18,7 @@ from gateway.sandbox.contract import (
     Workspace,
     WorkspaceSpec,
 )
+from gateway.sandbox.egress.inside import SHIM_LENGTH
 from gateway.sandbox.runtimes import python_runtime
 
 __all__ = ["ForkedDriver", "forked", "forks_of"]
@@ -30,14 +31,19 @@ ISOLATED = ("-P", "-s", "-S")
 def forked(spec: SandboxSpec) -> SandboxSpec:
     """Return a spec whose program is run by a fork of a template."""
     runtime = python_runtime()
+    begin = 0 if spec.egress is None else SHIM_LENGTH
+    shim, program = spec.argv[:begin], spec.argv[begin:]
     start = (runtime.argv0, *ISOLATED, f"{INSIDE}/fork_server.py", "-")
-    if spec.argv[:2] == (runtime.argv0, "-I"):
-        preload, rest = (*start, "script", spec.argv[2]), spec.argv[3:]
+    if program[:2] == (runtime.argv0, "-I"):
+        script = 3 if program[2] == "-S" else 2
+        preload, rest = (*start, "script", program[script]), program[script + 1 :]
     else:
-        preload, rest = (*start, "exec", "-"), spec.argv
+        preload, rest = (*start, "exec", "-"), program
     helpers = tuple(Mount(data_folder("sandboxes") / name, f"{INSIDE}/{name}") for name in FILES)
     mounts = tuple(dict.fromkeys((*runtime.mounts, *spec.mounts, *helpers)))
-    return replace(spec, argv=(*preload, *rest), mounts=mounts, preload=Preload(preload, dict(runtime.env)))
+    return replace(
+        spec, argv=(*shim, *preload, *rest), mounts=mounts, preload=Preload(preload, dict(runtime.env))
+    )
 
 
 def forks_of(driver: SandboxDriver) -> ForkedDriver | None:
@@ -72,10 +78,5 @@ class ForkedDriver:
         return await self.driver.open_workspace(spec)
 
     async def acquire(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
-        """As `contract.SandboxDriver.acquire`. Raises `SandboxError` where the program would start cold.
-
-        One with a way out always does.
-        """
-        if spec.egress is not None:
-            return await self.driver.acquire(spec, workspace)
+        """As `contract.SandboxDriver.acquire`. Raises `SandboxError` where the program would start cold."""
         return await self.driver.fork(forked(spec), workspace)

@@ -3,6 +3,7 @@
 import os
 import socket
 import ssl
+import sys
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -88,6 +89,12 @@ def say(hex_bytes: str) -> str:
         while data := sock.recv(4096):
             kept += data
     return kept.decode("latin-1")
+
+
+@server.tool()
+def started() -> str:
+    """Return the command that this interpreter was started with."""
+    return " ".join(sys.orig_argv)
 
 
 @server.tool()
