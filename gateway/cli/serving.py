@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gateway.cli.files import read_text
+from gateway.cli.heap import settle_heap
 from gateway.cli.logs import configure, teller
 from gateway.cli.options import (
     ConfigOption,
@@ -179,9 +180,11 @@ async def _serve(plan: Plan, identity: Identity, watch: bool) -> None:
     with await bind(config.host, config.port) as listener:
 
         async def front(gateway: Gateway) -> None:
+            app = _app(config, gateway, identity)
+            settle_heap()
             async with _reloading(config, gateway, watch):
                 await serve_http(
-                    _app(config, gateway, identity),
+                    app,
                     gateway,
                     listener=listener,
                     on_ready=lambda url: tell(f"ready on {url}"),
@@ -199,9 +202,11 @@ async def _work(plan: Plan, identity: Identity, watch: bool, seat: Seat) -> None
     config = plan.config
 
     async def front(gateway: Gateway) -> None:
+        app = _app(config, gateway, identity)
+        settle_heap()
         async with _reloading(config, gateway, watch):
             await serve_worker(
-                _app(config, gateway, identity),
+                app,
                 gateway,
                 identity,
                 own=seat.number,

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from mcp.server.streamable_http import REQUEST_CANCELLED
 from mcp.shared.exceptions import MCPError
@@ -63,8 +62,7 @@ _LEGACY_VERSION = "2025-11-25"
 _DEFERRED = ("inputResponses", "requestState")
 
 
-@dataclass(frozen=True, slots=True)
-class _Seat:
+class _Seat(NamedTuple):
     """Whose call it is: the session, in which era, and what is held while it runs.
 
     `client`: whom something may have to be said before the answer, or asked. `binding` is that of a session
@@ -78,8 +76,7 @@ class _Seat:
     binding: Binding | None
 
 
-@dataclass(frozen=True, slots=True)
-class QuickCall:
+class QuickCall(NamedTuple):
     """One call that can be answered here; `name` is the tool's as the endpoint shows it."""
 
     seat: _Seat
@@ -114,8 +111,7 @@ class QuickCall:
             self.seat.binding.finish(str(self.request_id))
 
 
-@dataclass(frozen=True, slots=True)
-class QuickAnswer:
+class QuickAnswer(NamedTuple):
     """What goes back: a status, one JSON-RPC message, and headers beside those of JSON."""
 
     status: int
