@@ -472,7 +472,7 @@ BAD_REHEARSALS = {
     "before tools/list was answered": "def report(message):\n    return sys.exit()",
     "ended with 3": "def report(message):\n    return sys.exit(3)",
     "no repository": "def report(message):\n    raise OSError('no repository')",
-    "its rehearsal left 2 threads": (
+    "its rehearsal left ": (  # one thread or two: it depends on how far the first has come
         "import _thread, time\n"
         "def report(message):\n    _thread.start_new_thread(time.sleep, (60,))\n    return 'cold'"
     ),
