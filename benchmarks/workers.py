@@ -29,9 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from websockets.asyncio.client import connect
 
-from benchmarks.env import RESET, STEP
+from benchmarks.env_sessions import Episode
 from benchmarks.http_caller import LEGACY, MODERN, Caller
 from benchmarks.mcp_peers import HERE, free_port, running, usage
 
@@ -109,27 +108,20 @@ async def _calling(gateway: Gateway, era: str, callers: int) -> list[_Work]:
 
 async def _stepping(gateway: Gateway, sessions: int) -> list[_Work]:
     """Return what takes steps until a moment, and counts them: one for each session."""
-    step = json.dumps(STEP)
 
     async def one() -> _Work:
-        socket = await connect(f"ws://127.0.0.1:{gateway.port}/ws", compression=None, open_timeout=120)
-
-        async def exchange(frame: str) -> None:
-            await socket.send(frame)
-            answer = str(await socket.recv())
-            if '"observation"' not in answer[:40] or '"error_type"' in answer:
-                raise RuntimeError(f"unexpected answer {answer[:300]}")
+        episode = await Episode.open(f"ws://127.0.0.1:{gateway.port}/ws")
+        await episode.reset()
+        await episode.step()
 
         async def work(until: float) -> int:
             done = 0
             while time.perf_counter() < until:
-                await exchange(step)
+                await episode.step()
                 done += 1
-            await socket.close()
+            await episode.close()
             return done
 
-        await exchange(RESET)
-        await exchange(step)
         return work
 
     return [await one() for _ in range(sessions)]
