@@ -19,7 +19,7 @@ from gateway.runtime.places import Places
 from gateway.runtime.sessions import Session
 from gateway.sandbox.contract import Snapshot
 
-__all__ = ["KeptSnapshot", "Origin", "Snapshots", "UnknownSnapshot"]
+__all__ = ["KeptSnapshot", "Origin", "SnapshotElsewhere", "Snapshots", "UnknownSnapshot"]
 
 
 class UnknownSnapshot(ClientError):
@@ -32,6 +32,20 @@ class UnknownSnapshot(ClientError):
         super().__init__(
             f"no snapshot {snapshot_id[:64]!r}: it goes with the session that took it, or makes room for"
             " newer ones; take another"
+        )
+
+
+class SnapshotElsewhere(ClientError):
+    """Another worker has the snapshot, and the session is here; `query` leads a new connection to it."""
+
+    status = 409
+    word = "snapshot_elsewhere"
+
+    def __init__(self, snapshot_id: str) -> None:
+        self.query = f"snapshot={snapshot_id}"
+        super().__init__(
+            f"another worker of this gateway has snapshot {snapshot_id!r}: reset without a session id, or"
+            f" over a new connection to /ws?{self.query}"
         )
 
 
@@ -106,7 +120,7 @@ class Snapshots:
 
     @asynccontextmanager
     async def held(self, snapshot_id: str, pack: str, principal: Principal) -> AsyncGenerator[KeptSnapshot]:
-        """Hold a snapshot while something starts from it; raises `UnknownSnapshot`."""
+        """Hold a snapshot while something starts from it; raises as `find` does."""
         kept = self.find(snapshot_id, pack, principal)
         self._kept[kept.id] = self._kept.pop(kept.id)
         kept.users += 1
@@ -118,8 +132,10 @@ class Snapshots:
                 await self._drop(kept)
 
     def find(self, snapshot_id: str, pack: str, principal: Principal) -> KeptSnapshot:
-        """Return the principal's own snapshot of this pack; raises `UnknownSnapshot`."""
+        """Return a principal's own snapshot of a pack; raises `UnknownSnapshot` or `SnapshotElsewhere`."""
         kept = self._kept.get(snapshot_id)
+        if kept is None and self._places.holder(snapshot_id) is not None:
+            raise SnapshotElsewhere(snapshot_id)
         if kept is None or kept.pack != pack or kept.principal != principal:
             raise UnknownSnapshot(snapshot_id)
         return kept

@@ -29,7 +29,13 @@ from gateway.training.codec import (
     tools_exchange,
 )
 from gateway.training.conversation import Conversation
-from gateway.training.errors import ConnectionLost, EnvError, EpisodeUnavailable, InvalidRequest
+from gateway.training.errors import (
+    ConnectionLost,
+    EnvError,
+    EpisodeUnavailable,
+    InvalidRequest,
+    SnapshotElsewhere,
+)
 from gateway.training.results import Action, EpisodeStatus, ResetResult, StepResult, Tool
 from gateway.training.transport import CLOSE_SECONDS, CONNECTION_FAULTS, Address
 
@@ -81,10 +87,14 @@ class AsyncEnv:
             task=task, split=split, index=index, seed=seed, episode_id=episode_id, snapshot=snapshot
         )
         async with self._turn:
+            self._talk.snapshot = snapshot
             for _ in range(2):  # over the connection there is, then over a new one to the same session
                 if self._connection is not None or self._talk.session:
                     with suppress(ConnectionLost, EpisodeUnavailable):
-                        return await self._exchange(wanted)
+                        try:
+                            return await self._exchange(wanted)
+                        except SnapshotElsewhere:
+                            await self.aclose()
             self._talk.forget()
             try:
                 return await self._exchange(wanted)

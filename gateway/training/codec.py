@@ -21,6 +21,7 @@ from gateway.training.errors import (
     InvalidRequest,
     ProtocolBroken,
     ServerFailed,
+    SnapshotElsewhere,
     SnapshotFailed,
 )
 from gateway.training.results import (
@@ -252,6 +253,8 @@ def _said(data: JsonObject) -> EnvError:
     code, message = _text_or_none(data, "code") or "", _text_or_none(data, "message") or "no reason given"
     if code == "CAPACITY_REACHED":
         return CapacityReached(message, code, _number_or_none(data, "retry_after") or 5.0)
+    if "connect" in data:
+        return SnapshotElsewhere(message, code)
     return _ERRORS.get(code, ServerFailed)(message, code)
 
 

@@ -31,16 +31,24 @@ _REFUSED = "SESSION_ERROR"
 
 
 class Conversation:
-    """One client's side. `session` is the one to attach to; empty: there is none."""
+    """One client's side. `session` is the one to attach to; empty: there is none.
+
+    `snapshot` is what the next reset starts from: a new session is best had from the process that has it.
+    """
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self.session = ""
+        self.snapshot: str | None = None
 
     @property
     def url(self) -> str:
         """Where to connect to: to the session, if there is one."""
-        return self.address.url + (f"?{urlencode({'session_id': self.session})}" if self.session else "")
+        if self.session:
+            return f"{self.address.url}?{urlencode({'session_id': self.session})}"
+        if self.snapshot:
+            return f"{self.address.url}?{urlencode({'snapshot': self.snapshot})}"
+        return self.address.url
 
     def no_episode(self) -> EpisodeUnavailable:
         """Return what to raise where something needs an episode and there is none."""

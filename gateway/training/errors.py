@@ -17,6 +17,7 @@ __all__ = [
     "NotAllowed",
     "ProtocolBroken",
     "ServerFailed",
+    "SnapshotElsewhere",
     "SnapshotFailed",
 ]
 
@@ -34,6 +35,10 @@ class InvalidRequest(EnvError):
 
     Nothing was done; the episode goes on.
     """
+
+
+class SnapshotElsewhere(InvalidRequest):
+    """Another process of the server has the snapshot; a reset connects to it by itself."""
 
 
 class EpisodeUnavailable(EnvError):

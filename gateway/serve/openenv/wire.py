@@ -26,7 +26,7 @@ from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import JsonLimits, StrictJsonError, dumps, loads
 from gateway.core.task_choice import NoSuchTask, ResetRequest
 from gateway.errors import ClientError, LedgerError, SandgateError, TooManySessions
-from gateway.runtime.snapshots import UnknownSnapshot
+from gateway.runtime.snapshots import SnapshotElsewhere, UnknownSnapshot
 
 __all__ = [
     "Close",
@@ -324,6 +324,8 @@ def error_frame(error: SandgateError) -> tuple[JsonObject, bool]:
         data["errors"] = error.errors
     if isinstance(error, TooManySessions):
         data |= {"retry_after": error.retry_after, "max_sessions": error.limit}
+    if isinstance(error, SnapshotElsewhere):
+        data["connect"] = f"?{error.query}"
     return {"type": "error", "data": data}, code in _FATAL
 
 
@@ -334,7 +336,7 @@ def _code_of(error: SandgateError) -> ErrorCode:
     match error:
         case WireError():
             return error.code
-        case NoSuchTask() | UnknownSnapshot():
+        case NoSuchTask() | UnknownSnapshot() | SnapshotElsewhere():
             return ErrorCode.VALIDATION_ERROR
         case TooManySessions():
             return ErrorCode.CAPACITY_REACHED

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
+from gateway.core.json_types import JsonObject
 from gateway.runtime.audit import query, verify
+from gateway.training import AsyncEnv, InvalidRequest
 from tests.serve.workers.test_sessions import chains_of, connections
 from tests.support.gateways import copy_pack
 from tests.support.processes import Served, serving
@@ -157,6 +159,27 @@ async def test_an_episode_starts_from_a_snapshot_that_another_worker_has(served:
             async with connect(near) as socket:
                 await socket.send(json.dumps({"type": "reset", "data": {"snapshot": snapshot}}))
                 assert json.loads(await socket.recv())["type"] == "observation"
+
+
+async def test_a_client_forks_wherever_it_happens_to_be_connected(served: Served) -> None:
+    note: JsonObject = {"path": "/workspace/note.txt"}
+    moved = 0
+    async with AsyncEnv(served.url) as trunk:
+        await trunk.reset()
+        await trunk.call("write", {**note, "content": "kept"})
+        snapshot = await trunk.snapshot()
+        for _ in range(2):
+            async with AsyncEnv(served.url) as connected, AsyncEnv(served.url) as fresh:
+                before = await connected.reset()
+                after = await connected.reset(snapshot=snapshot)
+                moved += before.session_id != after.session_id
+                await fresh.reset(snapshot=snapshot)
+                for fork in (connected, fresh):
+                    assert "kept" in str((await fork.call("read", note)).observation)
+        assert moved, "every connection was given to the worker that has the snapshot already"
+        with pytest.raises(InvalidRequest, match="no snapshot"):
+            await trunk.reset(snapshot="snap_of_nobody")
+        assert "kept" in str((await trunk.call("read", note)).observation)
 
 
 async def test_sockets_wait_in_line_for_a_place_of_any_worker(tmp_path: Path) -> None:
