@@ -21,9 +21,8 @@ from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError, UsageError
 
 from .docker_streams import attach
-from .images import Image
 
-__all__ = ["Ended", "Engine"]
+__all__ = ["Ended", "Engine", "Image"]
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 UNIX = "http+unix://"
@@ -33,6 +32,14 @@ NO_ENGINE = (
     "no Docker engine answers ({0}): start it (`systemctl start docker`; `apt-get install docker.io` where "
     "there is none), or name its unix socket in DOCKER_HOST"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that the engine has: its id and its labels."""
+
+    id: str
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

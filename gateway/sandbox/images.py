@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,10 +28,10 @@ from gateway.core.fields import FrozenModel
 from gateway.data import data_folder
 from gateway.errors import SandboxError, SandgateError, UsageError
 
+from .docker import Engine, Image
 from .runtimes import python_runtime
 
 __all__ = [
-    "Image",
     "Images",
     "Recipe",
     "add_image",
@@ -70,14 +70,6 @@ class Recipe:
     name: str
     tag: str
     contents: RecipeFile
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image that the engine has: its id and its labels."""
-
-    id: str
-    labels: Mapping[str, str]
 
 
 class Images(Protocol):
@@ -200,8 +192,6 @@ def build_image(images: Images, name: str) -> Recipe:
 
 def main(arguments: list[str]) -> int:
     """Build the image that `arguments` name, `base` by default; return an exit code."""
-    from .docker import Engine
-
     try:
         engine = Engine()
         try:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from gateway.errors import UsageError
 from gateway.sandbox import images
 from gateway.sandbox.contract import Limits, Mount, SandboxSpec, WorkspaceSpec
+from gateway.sandbox.docker import Image
 from gateway.sandbox.docker_container import Place, container_config, first_words, volume_config
 from gateway.sandbox.docker_streams import STDERR, STDOUT, FrameReader
-from gateway.sandbox.images import Image, check_image, ensure_image, read_recipe
+from gateway.sandbox.images import check_image, ensure_image, read_recipe
 from gateway.sandbox.runtimes import Runtime
 
 PLACE = Place("image", "{}", {"label": "x"}, "volume", "/workspace", 8 * 2**20)
