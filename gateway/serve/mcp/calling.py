@@ -15,8 +15,8 @@ from gateway.serve.mcp.envelope import asks_for_input, result_envelope
 from gateway.serve.mcp.peers import peer_of
 from gateway.serve.mcp.prompting import DeferredPrompt, prompt_of
 from gateway.serve.mcp.request_state import Retry, Seal, answers_of
-from gateway.serve.mcp.requests import params_of
-from gateway.serve.mcp.sessions import Bindings, RequestContext, Sessions
+from gateway.serve.mcp.requests import RequestContext, params_of
+from gateway.serve.mcp.sessions import Bindings, Sessions
 
 __all__ = ["Calling", "seal_of", "shown_of"]
 

@@ -22,8 +22,7 @@ from gateway.runtime.sessions import Session
 from gateway.serve.mcp.calling import Calling
 from gateway.serve.mcp.offers import OfferFront
 from gateway.serve.mcp.peers import LEVEL_STATE, wanted_level
-from gateway.serve.mcp.requests import params_of
-from gateway.serve.mcp.sessions import RequestContext
+from gateway.serve.mcp.requests import RequestContext, params_of
 
 __all__ = ["Listening", "tell_connection"]
 

@@ -22,8 +22,8 @@ from gateway.runtime.sessions import Session, new_call_id
 from gateway.serve.mcp.calling import Calling
 from gateway.serve.mcp.envelope import end_to_end_meta
 from gateway.serve.mcp.peers import LEVEL_STATE, LOG_LEVELS
-from gateway.serve.mcp.requests import meta_of, params_of, text_param
-from gateway.serve.mcp.sessions import RequestContext, connection_of
+from gateway.serve.mcp.requests import RequestContext, meta_of, params_of, text_param
+from gateway.serve.mcp.sessions import connection_of
 
 __all__ = ["OfferFront"]
 

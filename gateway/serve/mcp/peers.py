@@ -18,8 +18,8 @@ from mcp_types import LOG_LEVEL_META_KEY
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.runtime.peer import PeerError
 from gateway.serve.mcp.envelope import is_modern
-from gateway.serve.mcp.requests import client_of, meta_of
-from gateway.serve.mcp.sessions import Binding, Bindings, RequestContext, connection_of, scope_of
+from gateway.serve.mcp.requests import RequestContext, client_of, meta_of
+from gateway.serve.mcp.sessions import Binding, Bindings, connection_of, scope_of
 
 __all__ = ["LEVEL_STATE", "LOG_LEVELS", "Peer", "StandingPeer", "peer_of", "wanted_level"]
 

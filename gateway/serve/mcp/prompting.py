@@ -23,7 +23,8 @@ from gateway.runtime.approvals import Approval
 from gateway.serve.identity import principal_of
 from gateway.serve.mcp.envelope import is_modern
 from gateway.serve.mcp.request_state import APPROVAL_KEY, Retry
-from gateway.serve.mcp.sessions import Binding, Bindings, RequestContext, connection_of, scope_of
+from gateway.serve.mcp.requests import RequestContext
+from gateway.serve.mcp.sessions import Binding, Bindings, connection_of, scope_of
 
 __all__ = [
     "MAX_QUESTION",

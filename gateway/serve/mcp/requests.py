@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import Any, TypeAlias, cast
 
+from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, INVALID_PARAMS, ClientCapabilities
 
@@ -11,10 +12,10 @@ from gateway.core.json_types import JsonObject, JsonValue
 from gateway.runtime.peer import ClientFacts
 from gateway.serve.mcp.envelope import is_modern
 
-if TYPE_CHECKING:
-    from gateway.serve.mcp.sessions import RequestContext
+__all__ = ["RequestContext", "carried", "client_of", "declared_by", "meta_of", "params_of", "text_param"]
 
-__all__ = ["carried", "client_of", "declared_by", "meta_of", "params_of", "text_param"]
+RequestContext: TypeAlias = ServerRequestContext[Any, Any]
+"""A request as the SDK hands it on, with its connection."""
 
 _NOT_CARRIED = frozenset({"tasks"})
 

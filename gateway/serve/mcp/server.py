@@ -28,10 +28,9 @@ from gateway.serve.mcp.directory import Directory
 from gateway.serve.mcp.envelope import end_to_end_meta, is_modern, may_be_asked
 from gateway.serve.mcp.listening import Listening
 from gateway.serve.mcp.offers import OfferFront
-from gateway.serve.mcp.requests import params_of
+from gateway.serve.mcp.requests import RequestContext, params_of
 from gateway.serve.mcp.sessions import (
     Bindings,
-    RequestContext,
     Sessions,
     connection_of,
     scope_of,

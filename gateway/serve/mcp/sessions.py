@@ -12,11 +12,9 @@ import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
 
 import anyio
 from mcp.server.connection import Connection
-from mcp.server.context import ServerRequestContext
 from starlette.types import Scope
 
 from gateway.core.calls import Principal
@@ -28,12 +26,11 @@ from gateway.runtime.sessions import Session
 from gateway.serve.endings import OpenRequests
 from gateway.serve.identity import principal_of
 from gateway.serve.mcp.envelope import is_modern
-from gateway.serve.mcp.requests import client_of
+from gateway.serve.mcp.requests import RequestContext, client_of
 
 __all__ = [
     "Binding",
     "Bindings",
-    "RequestContext",
     "Sessions",
     "connection_of",
     "named",
@@ -41,8 +38,6 @@ __all__ = [
     "session_name",
     "sessions_of",
 ]
-
-RequestContext: TypeAlias = ServerRequestContext[Any, Any]
 
 _SESSION_NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _NAME = "sandgate.session_name"
