@@ -7,12 +7,9 @@ head on until its body is whole; who holds it then answers it, or lets it go to 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
-if TYPE_CHECKING:
-    from gateway.serve.http_protocol import BoundedHttpProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 __all__ = ["DirectFront", "DirectRequest", "RawHeaders", "Take"]
 
@@ -46,7 +43,7 @@ class DirectRequest:
         "take",
     )
 
-    def __init__(self, protocol: BoundedHttpProtocol, take: Take, *, keep_alive: bool) -> None:
+    def __init__(self, protocol: HttpToolsProtocol, take: Take, *, keep_alive: bool) -> None:
         self.headers: RawHeaders = protocol.headers
         self.take = take
         self.keep_alive = keep_alive
