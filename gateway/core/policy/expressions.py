@@ -1,115 +1,45 @@
-"""`when`: the one door to the CEL library, an optional extra. Only `true` counts as holding.
-
-The library answers errors as values or exceptions and bounds its own iterations; what one iteration
-may cost is bounded here, by the size of what an expression with loops is given. What is an error,
-too large or no boolean is a doubt (`None`).
-"""
+"""The one door to the CEL library, an optional extra: what `when` may name, and what is a condition."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from collections.abc import Mapping
+from typing import Any, Final, Protocol, cast
 
-from gateway.core.json_types import JsonObject, JsonValue
-from gateway.core.policy.verdicts import Verdict
 from gateway.core.policy.wildcards import PatternError
 
-if TYPE_CHECKING:
-    from gateway.core.policy.request import Request
-
-__all__ = ["HOW_TO_INSTALL", "check_expression", "compile_expression"]
+__all__ = ["HOW_TO_INSTALL", "Expression", "check_expression", "compile_expression"]
 
 HOW_TO_INSTALL: Final = "'when' needs the CEL library: run pip install 'sandgate[cel]'"
-MAX_BYTES: Final = 1_000_000
-"""Most bytes of arguments any expression sees."""
-MAX_WORK: Final = 8_000_000
-"""Most iterations times bytes of one evaluation: tens of milliseconds at worst."""
-MAX_ITERATIONS: Final = 10_000
-"""Where the library itself stops a loop."""
-
-_LOOPS: Final = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(")
-_COUNTED: Final = re.compile(r"""session\s*\.\s*calls\s*\[\s*(?:'([^'\\]+)'|"([^"\\]+)")\s*\]""")
 
 
-class _Value(Protocol):
-    def value(self) -> object: ...
+class Value(Protocol):
+    """What an expression came to, an error included."""
+
+    def value(self) -> object:
+        """Return it as Python has it."""
+        ...
 
 
-class _Expression(Protocol):
-    def eval(self, *, data: Mapping[str, object]) -> _Value: ...
-    def return_type(self) -> object: ...
+class Expression(Protocol):
+    """A compiled expression, as the library has it."""
+
+    def eval(self, *, data: Mapping[str, object]) -> Value:
+        """Evaluate it; `data` are the variables by name."""
+        ...
+
+    def return_type(self) -> object:
+        """Return the library's type of what it comes to."""
+        ...
 
 
 def check_expression(text: str) -> None:
     """Raise `PatternError` where the library is missing or the expression cannot be a condition."""
-    _compiled(text)
+    compile_expression(text)
 
 
-def compile_expression(text: str) -> Callable[[JsonObject, Request], Verdict]:
-    """Return a judge of canonical arguments and their request; raises `PatternError`."""
-    expression = _compiled(text)
-    loops = len(_LOOPS.findall(text))
-    counted = {first or second: 0 for first, second in _COUNTED.findall(text)}
-
-    def judge(arguments: JsonObject, request: Request) -> Verdict:
-        if _work(arguments, loops) > MAX_WORK:
-            return None
-        try:
-            value = expression.eval(data=_view(arguments, request, counted)).value()
-        except Exception:  # noqa: BLE001 - whatever it is, the expression was not found true
-            return None
-        return value if isinstance(value, bool) else None
-
-    return judge
-
-
-def _view(arguments: JsonObject, request: Request, counted: Mapping[str, int]) -> dict[str, object]:
-    who, situation = request.principal, request.situation
-    return {
-        "args": arguments,
-        "tool": request.tool,
-        "server": request.server,
-        "principal": {
-            "name": who.name,
-            "client": who.client or "",
-            "groups": sorted(who.groups),
-            "roles": sorted(role.value for role in who.roles),
-        },
-        "session": {
-            # A tool that the expression names has been called no times rather than never heard of.
-            "calls": {**counted, **situation.calls},
-            "denials": situation.denials,
-            "labels": sorted(situation.labels),
-            "steps": situation.steps,
-        },
-        "mode": request.mode,
-        "now": datetime.fromtimestamp(situation.now, UTC),
-    }
-
-
-def _work(arguments: JsonObject, loops: int) -> int:
-    """Return a bound of bytes touched: all of them, once for each iteration there may be."""
-    size, items = 0, 1
-    waiting: list[JsonValue] = [arguments]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            size += len(value) * (1 if value.isascii() else 4)
-        elif isinstance(value, dict):
-            size += sum(map(len, value)) * 4
-            items += len(value)
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            items += len(value)
-            waiting.extend(value)
-        if items > MAX_ITERATIONS or size > MAX_BYTES:
-            return MAX_WORK + 1
-    return (min(items**loops, MAX_ITERATIONS) if loops else 1) * (size + items)
-
-
-def _compiled(text: str) -> _Expression:
+def compile_expression(text: str) -> Expression:
+    """Return the expression; raises `PatternError` as `check_expression` does."""
     try:
         from cel_expr_python import cel as untyped  # pyright: ignore
     except ImportError:
@@ -131,7 +61,7 @@ def _compiled(text: str) -> _Expression:
         raise PatternError(f"not a CEL expression: {_first_line(error)}") from None
     if expression.return_type() not in (kind.BOOL, kind.DYN):
         raise PatternError("a condition is true or false: this expression is neither")
-    return cast("_Expression", expression)
+    return cast("Expression", expression)
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.decisions import Effect
 from gateway.core.json_types import JsonObject, JsonValue
-from gateway.core.policy.expressions import compile_expression
+from gateway.core.policy.conditions import compile_condition
 from gateway.core.policy.hours import compile_hours
 from gateway.core.policy.model import IfLabels, Rule
 from gateway.core.policy.situation import Situation
@@ -68,7 +68,7 @@ def _guards(rule: Rule, *, doubt: bool) -> Iterator[Guard]:
             lambda request: _clock(request.situation),
         )
     if rule.when:
-        yield Guard("when", rule.when, compile_expression(rule.when), doubt, lambda _: "it is not true")
+        yield Guard("when", rule.when, compile_condition(rule.when), doubt, lambda _: "it is not true")
 
 
 def _labels_test(wanted: IfLabels) -> Callable[[frozenset[str]], bool]:
