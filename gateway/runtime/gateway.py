@@ -339,7 +339,8 @@ class Gateway:
     def _ended(
         self, session: Session, call: ToolCall, outcome: Outcome, seconds: float, at_server: float | None
     ) -> None:
-        self.tally.ended(session, call, outcome, seconds, at_server)
+        served = session.pack
+        self.tally.ended(served.name, served.catalog, call, outcome, seconds, at_server)
         log_call(session, call, outcome, seconds, at_server)
 
     # -- lifetime

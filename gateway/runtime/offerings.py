@@ -11,19 +11,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import anyio
 
 from gateway.core.calls import Target
 from gateway.core.json_types import JsonObject
 from gateway.core.screening import screen
+from gateway.core.session import SessionMachine
 from gateway.core.templates import made_by
+from gateway.runtime.leases import Lease
 from gateway.runtime.listings import Listing
+from gateway.runtime.served_pack import ServedPack
 from gateway.runtime.upstream import UpstreamFailure
-
-if TYPE_CHECKING:
-    from gateway.runtime.sessions import Session
 
 __all__ = ["Offered", "Offerings"]
 
@@ -56,7 +55,9 @@ class Offerings:
     what the policy hides is denied, and not said to be missing.
     """
 
-    session: Session
+    pack: ServedPack
+    machine: SessionMachine
+    lease: Lease
     _late: set[str] = field(default_factory=set[str])
     _owners: dict[Listing, dict[str, str]] = field(default_factory=dict[Listing, dict[str, str]])
 
@@ -64,7 +65,7 @@ class Offerings:
         """Ask every server that has any, all at once, and return what the policy shows of it."""
         found: dict[str, list[JsonObject]] = {}
         failed: set[str] = set()
-        servers = self.session.pack.offering(_CAPABILITY[what])
+        servers = self.pack.offering(_CAPABILITY[what])
 
         async def ask(server: str) -> None:
             try:
@@ -93,7 +94,7 @@ class Offerings:
 
         `alone`: there is no other pack that could have it.
         """
-        servers = self.session.pack.offering("resources")
+        servers = self.pack.offering("resources")
         if not servers or (alone and len(servers) == 1):
             return servers[0] if servers else None
         for what in (Listing.RESOURCES, Listing.TEMPLATES):
@@ -105,7 +106,7 @@ class Offerings:
 
     async def owner_of_prompt(self, name: str) -> tuple[str, str] | None:
         """Return the server of a prompt that the pack shows by this name, and the server's own name."""
-        servers = self.session.pack.offering("prompts")
+        servers = self.pack.offering("prompts")
         if len(servers) == 1:
             own = self._own_name(servers[0], name)
             return None if own is None else (servers[0], own)
@@ -114,7 +115,7 @@ class Offerings:
         return None if server is None or own is None else (server, own)
 
     def _own_name(self, server: str, name: str) -> str | None:
-        prefix = self.session.pack.prefix_of(server)
+        prefix = self.pack.prefix_of(server)
         return name.removeprefix(prefix) if name.startswith(prefix) else None
 
     async def _recent(self, what: Listing, name: str) -> dict[str, str]:
@@ -126,10 +127,10 @@ class Offerings:
     def _name(self, server: str, what: Listing, item: JsonObject) -> str:
         """Return the name under which the pack shows an item."""
         own = str(item.get(_KEYS[what]))
-        return self.session.pack.prefix_of(server) + own if what is Listing.PROMPTS else own
+        return self.pack.prefix_of(server) + own if what is Listing.PROMPTS else own
 
     async def _ask(self, server: str, what: Listing) -> list[JsonObject]:
-        upstream = await self.session.lease.server(server)
+        upstream = await self.lease.server(server)
         try:
             return await upstream.list_all(what)
         except UpstreamFailure as failure:
@@ -139,16 +140,15 @@ class Offerings:
             raise
 
     def _shown(self, server: str, what: Listing, items: list[JsonObject]) -> list[JsonObject]:
-        machine = self.session.machine
         shown: list[JsonObject] = []
         for item in items:
             name = item.get(_KEYS[what])
-            if not isinstance(name, str) or not machine.shows(_TARGETS[what], server, name):
+            if not isinstance(name, str) or not self.machine.shows(_TARGETS[what], server, name):
                 continue
             screened, _ = screen(item)
             # The URI is what the client has to send: it is judged as it is.
             screened[_KEYS[what]] = self._name(server, what, item)
-            shown.append(machine.masked(screened))
+            shown.append(self.machine.masked(screened))
         return shown
 
 

@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import anyio
 
@@ -26,10 +25,8 @@ from gateway.runtime.announcements import Announcements
 from gateway.runtime.leases import Lease
 from gateway.runtime.offerings import Offerings
 from gateway.runtime.places import Places
+from gateway.runtime.served_pack import ServedPack
 from gateway.sandbox.contract import Workspace
-
-if TYPE_CHECKING:
-    from gateway.runtime.served_pack import ServedPack
 
 __all__ = ["Session", "SessionTable", "named_session_id", "new_call_id", "new_session_id"]
 
@@ -75,7 +72,7 @@ class Session:
     offerings: Offerings = field(init=False)
 
     def __post_init__(self) -> None:
-        self.offerings = Offerings(self)
+        self.offerings = Offerings(self.pack, self.machine, self.lease)
 
     @property
     def workspace(self) -> Workspace:

@@ -10,12 +10,10 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.core.calls import Answered, Denied, Failed, Outcome, ToolCall
-
-if TYPE_CHECKING:
-    from gateway.runtime.sessions import Session
+from gateway.core.catalog import Catalog
 
 __all__ = [
     "CALL_BUCKETS",
@@ -65,16 +63,20 @@ class CallTally:
     upstream: dict[tuple[str, str], Histogram] = field(default_factory=dict[tuple[str, str], Histogram])
 
     def ended(
-        self, session: Session, call: ToolCall, outcome: Outcome, seconds: float, at_server: float | None
+        self,
+        pack: str,
+        catalog: Catalog,
+        call: ToolCall,
+        outcome: Outcome,
+        seconds: float,
+        at_server: float | None,
     ) -> None:
         """Count a call that took `seconds`; `at_server` of them at its server, `None` if it was not sent.
 
-        On the path of every call, so written for speed: about 1 us.
+        `catalog` is that of the pack. On the path of every call, so written for speed: about 1 us.
         """
-        served = session.pack
-        pack = served.name
         # Only the catalog's names: a resource's URI is the caller's own.
-        tool = served.catalog.tools.get(call.tool) if call.target == "tool" else None
+        tool = catalog.tools.get(call.tool) if call.target == "tool" else None
         server, name = (call.server or "", "") if tool is None else (tool.server, tool.upstream)
         how = _HOW[type(outcome)]
         failure = outcome.kind._value_ if isinstance(outcome, Failed) else ""
