@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import anyio
 
@@ -19,10 +19,9 @@ from gateway.core.task_choice import ResetRequest
 from gateway.errors import ClientError, UnknownSession
 from gateway.loop import Turn
 from gateway.runtime.episode_run import EpisodeRun
+from gateway.runtime.gateway import Gateway
 from gateway.runtime.served_pack import ServedPack
-
-if TYPE_CHECKING:
-    from gateway.runtime.episodes import Episodes
+from gateway.runtime.snapshots import Snapshots
 
 __all__ = ["EpisodeGone", "EpisodeSession", "ResetFailed"]
 
@@ -48,6 +47,25 @@ class ResetFailed(ClientError):
         super().__init__("the last reset failed and no episode runs: reset again")
 
 
+class Keeper(Protocol):
+    """What an episode session asks of who gave it out."""
+
+    gateway: Gateway
+    snapshots: Snapshots
+
+    def check(self, holder: EpisodeSession, wanted: ResetRequest) -> None:
+        """Raise `NoSuchTask` or `UnknownSnapshot` where a reset asks for what is not there."""
+        ...
+
+    async def run(self, holder: EpisodeSession, wanted: ResetRequest) -> EpisodeRun:
+        """Open a gateway session for a new episode."""
+        ...
+
+    def forget(self, session: EpisodeSession) -> None:
+        """Take back the place of a session that has ended. Idempotent."""
+        ...
+
+
 class EpisodeSession:
     """One caller's place to play episodes, one after the other. Calls on it queue.
 
@@ -55,7 +73,7 @@ class EpisodeSession:
     """
 
     def __init__(
-        self, episodes: Episodes, pack: ServedPack, principal: Principal, session_id: str, *, kept: bool
+        self, keeper: Keeper, pack: ServedPack, principal: Principal, session_id: str, *, kept: bool
     ) -> None:
         self.id = session_id
         self.pack = pack
@@ -66,8 +84,8 @@ class EpisodeSession:
         self._closed = False
         self._left = anyio.Event()
         self._given_up_at: float | None = None
-        self._last_used = episodes.gateway.clock.monotonic()
-        self._episodes = episodes
+        self._last_used = keeper.gateway.clock.monotonic()
+        self._keeper = keeper
         self._run: EpisodeRun | None = None
         self._failed = False
         self._leaving: anyio.Event | None = None
@@ -82,11 +100,11 @@ class EpisodeSession:
             return True
         if self.attached or self._turn.locked():
             return False
-        now = self._episodes.gateway.clock.monotonic()
+        now = self._keeper.gateway.clock.monotonic()
         if self._given_up_at is not None and now >= self._given_up_at:
             return True
         if self._run is None:
-            return now - self._last_used >= self._episodes.gateway.settings.session_idle
+            return now - self._last_used >= self._keeper.gateway.settings.session_idle
         return self._run.session.closed
 
     @property
@@ -116,7 +134,7 @@ class EpisodeSession:
 
     def give_up_after(self, seconds: float) -> None:
         """End it in so many seconds unless somebody uses it before."""
-        self._given_up_at = self._episodes.gateway.clock.monotonic() + seconds
+        self._given_up_at = self._keeper.gateway.clock.monotonic() + seconds
 
     # -- playing
 
@@ -165,9 +183,9 @@ class EpisodeSession:
         with anyio.CancelScope(shield=True):
             try:
                 await self._end()
-                await self._episodes.snapshots.drop_where(lambda kept: kept.session == self.id)
+                await self._keeper.snapshots.drop_where(lambda kept: kept.session == self.id)
             finally:
-                self._episodes.forget(self)
+                self._keeper.forget(self)
 
     async def _running(self) -> EpisodeRun:
         """Return the episode that runs, by default one of the default task; never in the place of another."""
@@ -183,10 +201,10 @@ class EpisodeSession:
     async def _start(self, wanted: ResetRequest) -> EpisodeRun:
         if self._closed:
             raise UnknownSession(self.id)
-        self._episodes.check(self, wanted)  # a mistaken reset costs nobody their episode
+        self._keeper.check(self, wanted)  # a mistaken reset costs nobody their episode
         await self._leave()
         self._failed = True
-        self._run = await self._episodes.run(self, wanted)
+        self._run = await self._keeper.run(self, wanted)
         self._failed = False
         return self._run
 
@@ -195,7 +213,7 @@ class EpisodeSession:
         if self._leaving is not None:
             await self._leaving.wait()
         run, self._run = self._run, None
-        self._leaving = None if run is None else self._episodes.gateway.retire(run.session)
+        self._leaving = None if run is None else self._keeper.gateway.retire(run.session)
 
     async def _end(self) -> None:
         """End the last episode, to its last process."""

@@ -476,7 +476,7 @@ async def test_a_draining_gateway_takes_no_step_and_counts_none(tmp_path: Path) 
 
 
 def gateway_of(session: EpisodeSession) -> Gateway:
-    return session._episodes.gateway  # pyright: ignore[reportPrivateUsage]
+    return session._keeper.gateway  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_closing_ends_the_gateways_session_too(tmp_path: Path) -> None:
