@@ -6,9 +6,11 @@ Everything is read from the syntax tree of the files as they are; there is no li
 from __future__ import annotations
 
 import ast
+import graphlib
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,31 @@ def test_core_neither_awaits_nor_opens_nor_prints_nor_reads_the_clock() -> None:
 def test_arrows_point_one_way(importer: str, forbidden: tuple[str, ...]) -> None:
     targets = [f"gateway.{name}" for name in forbidden]
     assert offenders(package(importer), lambda name: any(within(name, target) for target in targets)) == []
+
+
+def imported_modules(path: Path, modules: set[str]) -> set[str]:
+    """Return those of `modules` that `path` imports, for types too; to import a module is not its package."""
+    found = set[str]()
+    for node, names in groupby(imports(path), key=lambda pair: pair[0]):
+        known = [name for _, name in names if name in modules]
+        if isinstance(node, ast.ImportFrom) and len(known) > len(node.names):
+            del known[0]
+        found.update(known)
+    return found
+
+
+def test_no_imports_of_the_gateway_run_in_a_circle() -> None:
+    named = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in files(ROOT / "gateway")
+    }
+    arrows = {name: imported_modules(path, set(named)) for name, path in named.items()}
+    circle = list[str]()
+    try:
+        graphlib.TopologicalSorter(arrows).prepare()
+    except graphlib.CycleError as error:
+        circle = error.args[1]
+    assert circle == []
 
 
 @pytest.mark.parametrize(
