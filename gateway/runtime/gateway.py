@@ -18,17 +18,14 @@ from gateway.core.policy import CompiledPolicy
 from gateway.core.policy.limits import Counters
 from gateway.core.policy.state import PolicyState
 from gateway.core.seeding import episode_environment
-from gateway.core.session import SessionMachine
-from gateway.core.session_facts import Mode, SessionFacts
+from gateway.core.session_facts import Mode
 from gateway.errors import ClientError, ShuttingDown, UnknownSession
-from gateway.runtime.announcements import Announcements
 from gateway.runtime.approvals import Approvals, Prompt
 from gateway.runtime.call_log import log_call
 from gateway.runtime.call_path import CallPath
 from gateway.runtime.clock import Clock
 from gateway.runtime.egress import EgressDesk
 from gateway.runtime.lease_pool import LeasePool
-from gateway.runtime.leases import Lease
 from gateway.runtime.ledger import Ledger
 from gateway.runtime.packages import Installer
 from gateway.runtime.packs import Pack
@@ -37,10 +34,10 @@ from gateway.runtime.places import PlaceTables
 from gateway.runtime.pool_shelf import PoolSettings
 from gateway.runtime.readings import Readings
 from gateway.runtime.served_pack import ServedPack, ServingSettings, serve_packs
+from gateway.runtime.session_opening import SessionOpening, SessionTerms
 from gateway.runtime.sessions import Session, SessionTable, named_session_id, new_session_id
 from gateway.runtime.shared_memory import SharedMemory
 from gateway.runtime.tally import CallTally
-from gateway.runtime.upstream import Announced
 from gateway.sandbox.contract import SandboxDriver, Snapshot
 from gateway.sandbox.egress import EgressGate, EgressSettings
 
@@ -81,20 +78,6 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class _LeaseTerms:
-    """What a session asks for beyond its pack: other files, more environment, restarts, its task."""
-
-    seed: Path | None
-    snapshot: Snapshot | None
-    past: PolicyState | None
-    env: Mapping[str, str]
-    restarts: bool | None
-    prompt: str
-    client: ClientFacts
-    episode_seed: int
-
-
-@dataclass(frozen=True, slots=True)
 class Readiness:
     """Whether calls would be answered, and what each part says of itself."""
 
@@ -129,7 +112,6 @@ class Gateway:
         self.tracing: CallTracing | None = None  # set by whoever opened the gateway, where spans are wanted
         self._ledger = ledger
         self._tasks = tasks
-        self._egress = egress
         self.places = places
         self._sessions = SessionTable(places.sessions, settings.max_sessions_per_principal)
         self._pool = LeasePool(
@@ -141,7 +123,18 @@ class Gateway:
             env=episode_environment(0) if settings.mode == "training" else None,
         )
         self.readings = Readings(self._sessions, self._pool, ledger, egress)
-        self._counters = counters
+        self._opening = SessionOpening(
+            driver=driver,
+            ledger=ledger,
+            clock=clock,
+            tasks=tasks,
+            egress=egress,
+            pool=self._pool,
+            counters=counters,
+            mode=settings.mode,
+            plain_arguments=settings.plain_arguments,
+            secrets=tuple(settings.secrets.values()),
+        )
         self._in_flight = 0
         self._idle = anyio.Event()
         self._draining = False
@@ -186,6 +179,13 @@ class Gateway:
 
     # -- sessions
 
+    def served(self, name: str) -> ServedPack:
+        """Return the pack of this name; raises `ClientError` where none is served."""
+        served = self.packs.get(name)
+        if served is None:
+            raise ClientError(f"no pack {name[:64]!r} is served here; there are: {', '.join(self.packs)}")
+        return served
+
     async def open_session(
         self,
         pack: str,
@@ -213,13 +213,13 @@ class Gateway:
         """
         if self._draining:
             raise ShuttingDown
-        served = self._pack(pack)
+        served = self.served(pack)
         place = self._sessions.reserve(principal)
         try:
-            lease_terms = _LeaseTerms(
+            terms = SessionTerms(
                 workspace_seed, snapshot, past, env or {}, restarts, prompt, client, episode_seed
             )
-            session = await self._open(served, principal, session_id or new_session_id(), lease_terms)
+            session = await self._opening.open(served, principal, session_id or new_session_id(), terms)
             try:
                 self._sessions.add(session, place)
             except UnknownSession:
@@ -373,83 +373,6 @@ class Gateway:
             tasks.start_soon(self._pool.aclose)
             for session in self._sessions:
                 tasks.start_soon(self.close_session, session)
-
-    # -- opening
-
-    def _pack(self, name: str) -> ServedPack:
-        served = self.packs.get(name)
-        if served is None:
-            raise ClientError(f"no pack {name[:64]!r} is served here; there are: {', '.join(self.packs)}")
-        return served
-
-    async def _open(
-        self,
-        served: ServedPack,
-        principal: Principal,
-        session_id: str,
-        terms: _LeaseTerms,
-    ) -> Session:
-        machine = SessionMachine(self._facts(served, principal, session_id, terms), terms.past)
-        announcements = Announcements()
-
-        def announced(method: str, params: JsonObject) -> None:
-            announcements.publish(method, machine.masked(params))
-
-        lease = await self._lease(served, terms, machine, announced)
-        now = self.clock.monotonic()
-        session = Session(session_id, served, principal, machine, lease, now, announcements)
-        lease.belongs_to(session.ids)
-        return session
-
-    async def _lease(
-        self, served: ServedPack, terms: _LeaseTerms, machine: SessionMachine, announced: Announced
-    ) -> Lease:
-        """Return a lease nobody has used: warm if there is one, else its servers start when needed."""
-        deployed = self.settings.mode == "deployment"
-        restarts = deployed if terms.restarts is None else terms.restarts
-        client = served.seen_by(terms.client)
-        if terms.snapshot is None:
-            warm = self._pool.take(
-                served,
-                terms.seed,
-                terms.env,
-                restarts=restarts,
-                on_listing=machine.listed,
-                client=client,
-                announced=announced,
-            )
-            if warm is not None:
-                return warm
-        return Lease(
-            served.plans_with(terms.env),
-            driver=self.driver,
-            workspace=await self.driver.open_workspace(served.workspace_spec(terms.seed, terms.snapshot)),
-            tasks=self._tasks,
-            restarts=restarts,
-            on_listing=machine.listed,
-            egress=self._egress.session(served.name),
-            client=client,
-            announced=announced,
-        )
-
-    def _facts(
-        self, served: ServedPack, principal: Principal, session_id: str, terms: _LeaseTerms
-    ) -> SessionFacts:
-        return SessionFacts(
-            id=session_id,
-            pack=served.name,
-            principal=principal,
-            in_force=served.in_force,
-            catalog=served.catalog,
-            mode=self.settings.mode,
-            workspace=served.workspace_path,
-            key=self._ledger.key,
-            plain_arguments=self.settings.plain_arguments or self.settings.mode == "training",
-            secrets=tuple(self.settings.secrets.values()),
-            counters=self._counters,
-            prompt=terms.prompt,
-            seed=terms.episode_seed,
-        )
 
 
 @asynccontextmanager
