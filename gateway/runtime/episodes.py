@@ -20,7 +20,7 @@ import anyio
 from gateway.core.calls import Principal
 from gateway.core.episode import StepResult
 from gateway.core.task_choice import NoSuchTask, ResetRequest, choose_task
-from gateway.errors import ClientError, TooManySessions, UnknownSession, UsageError
+from gateway.errors import TooManySessions, UnknownSession, UsageError
 from gateway.runtime.episode_opening import EpisodeOpening
 from gateway.runtime.episode_run import EpisodeRun
 from gateway.runtime.episode_session import EpisodeGone, EpisodeSession
@@ -94,11 +94,7 @@ class Episodes:
         `kept`: it stays until it is closed or idle too long, whoever connects to it. Raises
         `TooManySessions` or `ClientError` (unknown pack).
         """
-        served = self.gateway.packs.get(pack)
-        if served is None:
-            raise ClientError(
-                f"no pack {pack[:64]!r} is served here; there are: {', '.join(self.gateway.packs)}"
-            )
+        served = self.gateway.served(pack)
         self._forget_stale()
         session_id, most = new_session_id(), self.gateway.settings.max_sessions_per_principal
         place = self.gateway.places.episodes.take(principal.name, most, session_id)
