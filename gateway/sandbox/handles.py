@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import anyio
 from gateway.errors import SandboxError
 
 from .contract import Attempt, Exit, FileEntry, SandboxStats, Snapshot, WorkspaceSpec
+from .piped import PipedSandbox
 from .pipes import Pipes
 from .reading import TreeReader
 from .usage import read_stats
@@ -137,14 +137,12 @@ class BubblewrapSnapshot:
         self.pin.close()
 
 
-class BubblewrapSandbox:
+class BubblewrapSandbox(PipedSandbox):
     """One program below `bwrap`."""
 
     def __init__(self, driver: Keeper, number: int, name: str, pipes: Pipes) -> None:
-        self.id = f"{name}-{secrets.token_hex(6)}"
-        self.number, self._driver, self._pipes = number, driver, pipes
-        self._exit: Exit | None = None
-        self._ended = anyio.Event()
+        super().__init__(name, pipes)
+        self.number, self._driver = number, driver
         self._folders: dict[str, str] = {}
         self._own = 0
         self._early: deque[Attempt] = deque(maxlen=EARLY_ATTEMPTS)
@@ -158,41 +156,12 @@ class BubblewrapSandbox:
         """Note that it tried to reach the network."""
         self._tell(attempt)
 
-    def ended(self, exit_: Exit) -> None:
-        """Note how it ended; only the first report counts."""
-        if self._exit is None:
-            self._exit = exit_
-            self._pipes.close_stdin()
-            self._ended.set()
-
-    def send_now(self, data: bytes) -> bool:
-        """As `contract.Sandbox.send_now`."""
-        return self._pipes.send_now(data)
-
-    async def send(self, data: bytes) -> None:
-        """As `contract.Sandbox.send`; a send that was cancelled half-way breaks the pipe."""
-        await self._pipes.send(data)
-
-    async def receive(self, max_bytes: int = 65_536) -> bytes:
-        """As `contract.Sandbox.receive`."""
-        return await self._pipes.receive(max_bytes)
-
-    def stderr_tail(self) -> str:
-        """As `contract.Sandbox.stderr_tail`."""
-        return self._pipes.stderr.text()
-
     def notice(self, tell: Callable[[Attempt], None]) -> bool:
         """As `contract.Sandbox.notice`."""
         self._tell = tell
         while self._early:
             tell(self._early.popleft())
         return True
-
-    async def wait(self) -> Exit:
-        """As `contract.Sandbox.wait`."""
-        await self._ended.wait()
-        assert self._exit is not None
-        return self._exit
 
     def stats(self) -> SandboxStats:
         """As `contract.Sandbox.stats`."""

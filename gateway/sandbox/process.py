@@ -7,7 +7,6 @@ inside the sandbox, they get the host's path instead.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -32,6 +31,7 @@ from .contract import (
     Workspace,
     WorkspaceSpec,
 )
+from .piped import PipedSandbox
 from .pipes import Pipes
 from .reading import TreeReader
 
@@ -110,48 +110,22 @@ class ProcessSnapshot:
         await self._kept.aclose()
 
 
-class ProcessSandbox:
+class ProcessSandbox(PipedSandbox):
     """One child process and its process group."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], pipes: Pipes) -> None:
-        self.id = f"{name}-{secrets.token_hex(6)}"
-        self._process, self._pipes = process, pipes
-        self._exit: Exit | None = None
-        self._ended = anyio.Event()
+        super().__init__(name, pipes)
+        self._process = process
 
     async def watch(self) -> None:
         """Wait for its end; run as a task by the driver."""
         # Shielded: `kill`, which ends this, waits for it, also while everything around is cancelled.
         with anyio.CancelScope(shield=True):
-            self._exit = _exit(await anyio.to_thread.run_sync(self._process.wait))
-        self._pipes.close_stdin()
-        self._ended.set()
-
-    def send_now(self, data: bytes) -> bool:
-        """As `contract.Sandbox.send_now`."""
-        return self._pipes.send_now(data)
-
-    async def send(self, data: bytes) -> None:
-        """As `contract.Sandbox.send`."""
-        await self._pipes.send(data)
-
-    async def receive(self, max_bytes: int = 65_536) -> bytes:
-        """As `contract.Sandbox.receive`."""
-        return await self._pipes.receive(max_bytes)
-
-    def stderr_tail(self) -> str:
-        """As `contract.Sandbox.stderr_tail`."""
-        return self._pipes.stderr.text()
+            self.ended(_exit(await anyio.to_thread.run_sync(self._process.wait)))
 
     def notice(self, tell: Callable[[Attempt], None]) -> bool:
         """As `contract.Sandbox.notice`: nothing is refused, so nothing is told."""
         return False
-
-    async def wait(self) -> Exit:
-        """As `contract.Sandbox.wait`."""
-        await self._ended.wait()
-        assert self._exit is not None
-        return self._exit
 
     def stats(self) -> SandboxStats:
         """Nothing is known."""
