@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from gateway.core.json_types import JsonValue
 from gateway.core.policy.equality import json_equal
-from gateway.core.policy.matchers import ValueKind, compile_matchers, implied_kind
+from gateway.core.policy.judges import ValueKind
+from gateway.core.policy.matchers import compile_matchers, implied_kind
 from gateway.core.policy.model import Matchers, Rule
 from gateway.core.policy.situation import NOWHERE
 

@@ -15,7 +15,8 @@ from gateway.core.decisions import Decision, Effect
 from gateway.core.json_types import JsonObject
 from gateway.core.policy.arguments import UNREACHABLE, Finder, named, of_kind
 from gateway.core.policy.guards import Guard
-from gateway.core.policy.matchers import Check, Judge, ValueKind, compile_matchers
+from gateway.core.policy.judges import Judge, ValueKind
+from gateway.core.policy.matchers import Check, compile_matchers
 from gateway.core.policy.model import SELECTORS, ArgumentMatchers, Kind, Mode, PrincipalPattern, Rule
 from gateway.core.policy.request import Request
 from gateway.core.policy.situation import Charge, Situation

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.policy.matchers import ValueKind, compile_matchers
+from gateway.core.policy.judges import ValueKind
+from gateway.core.policy.matchers import compile_matchers
 from gateway.core.policy.model import Matchers
 from gateway.core.policy.situation import NOWHERE
 from gateway.core.policy.verdicts import Verdict, all_of
