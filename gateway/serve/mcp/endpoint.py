@@ -138,7 +138,7 @@ class McpEndpoint:
                 return
             if (cancelled := _cancelled_id(scope)) is not None:
                 binding.withdraw(cancelled)
-            with binding.answering(_request_id(scope)):
+            async with binding.answering(_request_id(scope)):
                 await self._serve(scope, receive, send)
 
     async def _listen(self, scope: Scope, session_id: str, receive: Receive, send: Send) -> None:

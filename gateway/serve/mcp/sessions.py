@@ -9,8 +9,8 @@ use it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -45,6 +45,8 @@ _STATE = "sandgate.sessions"
 _MINTING = "sandgate.minting"
 _UNHEARD = 0.25
 """Of the idle time: so long the SDK may hear nothing of a session that is in use."""
+_ENDING_SECONDS = 0.5
+"""How long a request may take to be over once it is answered."""
 
 
 def connection_of(ctx: RequestContext) -> Connection:
@@ -163,6 +165,7 @@ class Binding:
     in_flight: dict[str, Callable[[], object] | None] = field(
         default_factory=dict[str, "Callable[[], object] | None"]
     )
+    freed: dict[str, anyio.Event] = field(default_factory=dict[str, anyio.Event])
     questions: dict[str, Promise[JsonObject]] = field(default_factory=dict[str, "Promise[JsonObject]"])
     put: int = 0
     streams: OpenRequests = field(default_factory=OpenRequests)
@@ -186,13 +189,19 @@ class Binding:
     def finish(self, request_id: str) -> None:
         """Let an id be used again."""
         del self.in_flight[request_id]
+        if (freed := self.freed.pop(request_id, None)) is not None:
+            freed.set()
 
-    @contextmanager
-    def answering(self, request_id: str | None) -> Generator[None]:
+    @asynccontextmanager
+    async def answering(self, request_id: str | None) -> AsyncGenerator[None]:
         """Hold the id of a request that the SDK answers, if it has one: see `begin`."""
         if request_id is None:
             yield
             return
+        if request_id in self.in_flight:
+            # Its client may have the answer already and the request not be over here.
+            with anyio.move_on_after(_ENDING_SECONDS):
+                await self.freed.setdefault(request_id, anyio.Event()).wait()
         self.begin(request_id)
         try:
             yield
