@@ -70,9 +70,14 @@ async def test_a_page_is_read_and_a_redirect_elsewhere_is_refused(tmp_path: Path
 
             assert "a page over TLS" in await fetch("/page")
             assert "Failed to fetch" in await fetch(f"/to/evil.example:{port}/page")
-    asked = [
-        (record["decision"]["effect"], record["egress"]["host"] or record["egress"]["asked"])
+    asked = {
+        (record["egress"]["protocol"], record["decision"]["effect"], record["egress"]["asked"])
         for record in records_of(tmp_path / "state")
         if record["event"] == "egress" and record["decision"]
-    ]
-    assert set(asked) == {("allow", HOST), ("deny", f"evil.example:{port}")}
+    }
+    assert {one for one in asked if one[0] == "connect"} == {
+        ("connect", "allow", f"{HOST}:{port}"),
+        ("connect", "deny", f"evil.example:{port}"),
+    }
+    # The server looks names up itself before it asks the proxy: that is refused, and seen.
+    assert {("dns", "deny", f"dns {HOST}"), ("dns", "deny", "dns evil.example")} <= asked
