@@ -14,19 +14,15 @@ import anyio
 import httpx2
 import pytest
 
-from gateway.core.policy import compile_policy, load_policy
-from gateway.runtime.clock import SystemClock
-from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
-from gateway.runtime.ledger import open_ledger
+from gateway.runtime.gateway import Gateway, GatewaySettings
 from gateway.serve import event_stream
 from gateway.serve.app import GatewayApp, build_app
 from gateway.serve.identity import LOCAL_IDENTITY
 from gateway.serve.mcp.quick import QuickCalls
 from gateway.serve.security import HttpSecurity
-from tests.support.gateways import copy_pack, installer
+from tests.support.gateways import served
 from tests.support.http_serving import running
 from tests.support.mcp_http import LEGACY, MODERN, RawMcp, modern_meta
-from tests.support.sandboxes import bubblewrap
 
 ERAS = [LEGACY, MODERN]
 FORMS: dict[str, Any] = {"elicitation": {}}
@@ -50,28 +46,14 @@ class Roads:
 async def both_roads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: GatewaySettings | None = None
 ) -> AsyncGenerator[Roads]:
-    pack, clock, taken = copy_pack("bridge", tmp_path), SystemClock(), list[str]()
-    answer = QuickCalls.answer
+    answer, taken = QuickCalls.answer, list[str]()
 
     async def noted(self: QuickCalls, quick: Any, stream: Any) -> Any:
         taken.append(quick.name)
         return await answer(self, quick, stream)
 
     monkeypatch.setattr(QuickCalls, "answer", noted)
-    assert pack.policy_file is not None
-    policy = compile_policy(load_policy(pack.policy_file.read_text(), "policy.yaml"))
-    async with (
-        open_ledger(tmp_path / "state", clock) as ledger,
-        bubblewrap(tmp_path) as driver,
-        open_gateway(
-            [(pack, policy)],
-            driver=driver,
-            ledger=ledger,
-            installer=installer(),
-            clock=clock,
-            settings=settings or GatewaySettings(),
-        ) as gateway,
-    ):
+    async with served(tmp_path, pack="bridge", settings=settings) as gateway:
         security = HttpSecurity.bound_to("127.0.0.1")
         fast = build_app(gateway, identity=LOCAL_IDENTITY, security=security)
         slow = build_app(gateway, identity=LOCAL_IDENTITY, security=security, lane=False)

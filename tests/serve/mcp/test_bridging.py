@@ -15,20 +15,16 @@ import anyio
 import httpx2
 import pytest
 
-from gateway.core.policy import compile_policy, load_policy
 from gateway.runtime.announcements import MOST_LISTENERS
 from gateway.runtime.audit import query
-from gateway.runtime.clock import SystemClock
-from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
-from gateway.runtime.ledger import open_ledger
+from gateway.runtime.gateway import Gateway
 from gateway.sandbox.contract import SandboxSpec
 from gateway.serve.app import build_app
 from gateway.serve.identity import LOCAL_IDENTITY
 from gateway.serve.security import HttpSecurity
-from tests.support.gateways import copy_pack, installer
+from tests.support.gateways import served
 from tests.support.http_serving import running
 from tests.support.mcp_http import LEGACY, MODERN, RawMcp, modern_meta, texts
-from tests.support.sandboxes import bubblewrap
 
 ERAS = [LEGACY, MODERN]
 SERVERS = ["old", "new"]
@@ -41,21 +37,7 @@ ALICE = {"action": "accept", "content": {"name": "Alice"}}
 
 @asynccontextmanager
 async def serving(tmp_path: Path) -> AsyncGenerator[tuple[RawMcp, Gateway]]:
-    pack, clock = copy_pack("bridge", tmp_path), SystemClock()
-    assert pack.policy_file is not None
-    policy = compile_policy(load_policy(pack.policy_file.read_text(), "policy.yaml"))
-    async with (
-        open_ledger(tmp_path / "state", clock) as ledger,
-        bubblewrap(tmp_path) as driver,
-        open_gateway(
-            [(pack, policy)],
-            driver=driver,
-            ledger=ledger,
-            installer=installer(),
-            clock=clock,
-            settings=GatewaySettings(),
-        ) as gateway,
-    ):
+    async with served(tmp_path, pack="bridge") as gateway:
         app = build_app(gateway, identity=LOCAL_IDENTITY, security=HttpSecurity.bound_to("127.0.0.1"))
         async with running(app, gateway) as url, httpx2.AsyncClient(timeout=15) as http:
             yield RawMcp(http, url + "/mcp"), gateway
