@@ -45,6 +45,13 @@ class Caller(asyncio.Protocol):
             await self.post({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": info})
             await self.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
 
+    async def end(self) -> None:
+        """End the session that the handshake opened, if any: a peer keeps only so many."""
+        if self.session is not None:
+            lines = (f"DELETE {self.path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}")
+            head = "\r\n".join((*lines, f"Mcp-Session-Id: {self.session}", "", ""))
+            await self.exchange(head.encode())
+
     def close(self) -> None:
         """Drop the connection."""
         self._transport.close()

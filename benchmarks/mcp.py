@@ -97,6 +97,7 @@ async def measure(cell: Cell, seconds: float) -> None:
     cell.cpu += after.cpu - before.cpu
     cell.memory = max(cell.memory, after.memory)
     for caller in callers:
+        await caller.end()
         caller.close()
 
 

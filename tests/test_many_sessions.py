@@ -65,8 +65,8 @@ async def end(caller: Caller) -> None:
     """End a session from another connection: its own may wait for an answer."""
     other = Caller(caller.port, caller.path, MODERN)  # the era without a handshake: just a connection
     await other.open()
-    head = [f"DELETE {caller.path} HTTP/1.1", "Host: 127.0.0.1", f"Mcp-Session-Id: {caller.session}"]
-    await other.exchange("\r\n".join([*head, "", ""]).encode())
+    other.session = caller.session
+    await other.end()
     other.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
@@ -76,9 +76,11 @@ class Out:
 
 
 async def echo(client: SocketStream) -> None:
-    async with client:
-        async for data in client:
-            await client.send(data)
+    # A gate that ends a connection may do so by a reset: then nobody is there any more, as at its end.
+    with suppress(anyio.BrokenResourceError):
+        async with client:
+            async for data in client:
+                await client.send(data)
 
 
 @asynccontextmanager

@@ -383,7 +383,8 @@ async def test_two_requests_of_one_id_never_get_each_others_answers(tmp_path: Pa
     async with serving(tmp_path) as (mcp, _):
         await mcp.initialize()
         await mcp.call(LEGACY, "echo", text="warm")
-        slow = {"name": "sleep", "arguments": {"seconds": 0.5}}
+        # Much longer than an id is waited for whose request is about to end.
+        slow = {"name": "sleep", "arguments": {"seconds": 3}}
         body = {"jsonrpc": "2.0", "id": "same", "method": "tools/call", "params": slow}
         answers: list[httpx2.Response] = []
 
