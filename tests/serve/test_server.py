@@ -37,14 +37,18 @@ async def app_of(
         yield build_app(gateway, identity=LOCAL_IDENTITY, security=security), gateway
 
 
-async def raw(url: str, data: bytes) -> bytes:
-    """Send bytes, return everything that comes back until the server closes."""
+async def raw(url: str, data: bytes, *, apart: bool = False) -> bytes:
+    """Send bytes, head and body `apart`, return everything that comes back until the server closes."""
     host, port = url.removeprefix("http://").split(":")
+    head, end, body = data.partition(b"\r\n\r\n") if apart else (data, b"", b"")
     with anyio.fail_after(10):
         async with await anyio.connect_tcp(host, int(port)) as stream:
-            await stream.send(data)
             answer = b""
             try:
+                await stream.send(head + end)
+                if apart:
+                    await anyio.sleep(0.1)  # so that they are read apart; together they have to do as well
+                    await stream.send(body)
                 while True:
                     answer += await stream.receive()
             except (anyio.EndOfStream, anyio.BrokenResourceError):
@@ -116,6 +120,41 @@ async def test_smuggled_and_ambiguous_lengths_are_refused(tmp_path: Path) -> Non
         for lengths in (both, twice):
             head = b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             assert (await raw(url, head + lengths + b"\r\n{}")).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "anything"])
+@pytest.mark.parametrize("apart", [False, True])
+async def test_an_offer_of_another_protocol_is_passed_over_and_its_body_is_no_further_request(
+    tmp_path: Path, protocol: str, *, apart: bool
+) -> None:
+    """Clients on the Java platform offer h2c with every first request."""
+    offer = f"Upgrade: {protocol}\r\nConnection: close, Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\n"
+    call = pipelined(("echo", {"text": "still here"})).replace(
+        b"Content-Type", offer.encode() + b"Content-Type"
+    )
+    inner = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n"
+    hiding = b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n" + offer.encode()
+    hiding += b"Content-Length: %d\r\n\r\n" % len(inner) + inner
+    async with app_of(tmp_path) as (app, gateway), running(app, gateway) as url:
+        answers = [await raw(url, request, apart=apart) for request in (call, hiding)]
+    assert b"still here" in answers[0]
+    assert [answer.count(b"HTTP/1.1 ") for answer in answers] == [1, 1]
+    assert answers[1].startswith(b"HTTP/1.1 400")
+
+
+async def test_trailers_are_no_headers_and_have_an_end(tmp_path: Path) -> None:
+    call = pipelined(("echo", {"text": "x"}))
+    head, _, body = call.partition(b"\r\n\r\n")
+    length = b"Content-Length: %d" % len(body)
+    head = head.replace(length, b"Transfer-Encoding: chunked\r\nConnection: close")
+    chunked = head + b"\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(body), body)
+    async with app_of(tmp_path) as (app, gateway), running(app, gateway) as url:
+        ignored = await raw(url, chunked + b"Host: evil.example\r\nMcp-Name: other\r\n\r\n")
+        many = await raw(url, chunked + b"A: aaaaaaaaaaaaaaaaaaaaaaaa\r\n" * 200_000)
+        endless = await raw(url, chunked + b"A: " + b"a" * 5_000_000)
+    assert ignored.startswith(b"HTTP/1.1 200")
+    for answer in (many, endless):
+        assert not answer or answer.startswith(b"HTTP/1.1 431")  # reset over what it still sends
 
 
 def pipelined(*calls: tuple[str, dict[str, Any]]) -> bytes:
