@@ -85,6 +85,7 @@ class LimitSettings(_Section):
     session_idle: Seconds = 1800.0
     session_grace: Seconds = 30.0
     call_timeout: Seconds = 30.0
+    client_timeout: Seconds = 300.0
     drain: Seconds = 30.0
 
 

@@ -26,10 +26,6 @@ class Timer(Protocol):
         """Do not make it. Idempotent."""
         ...
 
-    def when(self) -> float:
-        """Return when it will be made, by the loop's clock."""
-        ...
-
 
 class EventLoop(Protocol):
     """What of an event loop is used here; asyncio's and uvloop's have it."""
@@ -48,6 +44,10 @@ class EventLoop(Protocol):
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Call back in `delay` seconds."""
+        ...
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call back at `when`, by the loop's clock."""
         ...
 
     def add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> None:

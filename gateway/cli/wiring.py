@@ -162,6 +162,7 @@ def _settings(plan: Plan) -> GatewaySettings:
         max_sessions_per_principal=limits.max_sessions_per_principal,
         session_idle=limits.session_idle,
         call_timeout=limits.call_timeout,
+        client_timeout=limits.client_timeout,
         drain=limits.drain,
         max_result=limits.max_result,
         plain_arguments=config.audit.arguments == "plain",

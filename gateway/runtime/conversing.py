@@ -9,34 +9,33 @@ can be asked is sent the answers at once. Nothing here decides or sends a call a
 from __future__ import annotations
 
 import logging
-import math
-import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import anyio
 
 from gateway.core.calls import FailureKind, ServerError
 from gateway.core.json_types import JsonObject, JsonValue
+from gateway.runtime.deadline import Deadline
 from gateway.runtime.exchange import Ask, Exchange, Note, UpstreamFailure
+from gateway.runtime.parking import Parked
 from gateway.runtime.peer import ClientPeer, PeerError, Standing, wanted_capability
 
-__all__ = ["PARKED_PREFIX", "Parked", "answer_inputs", "answer_to", "converse", "needs_input", "park"]
+__all__ = ["answer_inputs", "answer_to", "converse", "inputs_of", "needs_input", "park"]
 
 logger = logging.getLogger(__name__)
 
-PARKED_PREFIX = "parked:"
-_PUT_SECONDS = 5.0
+_PUT_SECONDS, _PUT_LATE_SECONDS = 5.0, 0.5
+"""How long an answer may take to be read, and how much of it beyond the end of the call's time."""
 _METHOD_NOT_FOUND, _INVALID_PARAMS, _INTERNAL = -32601, -32602, -32603
 Put = Callable[[JsonObject], Awaitable[None]]
 """Sends the server a message."""
 
 
-async def converse(exchange: Exchange, put: Put, deadline: anyio.CancelScope, client_timeout: float) -> None:
+async def converse(exchange: Exchange, put: Put, deadline: Deadline, client_timeout: float) -> None:
     """Pass on what is said until the request ended, or has to be parked.
 
-    While the client has a question the request's own `deadline` stands still; the client has
-    `client_timeout` seconds for it.
+    While the client has a question the call's `deadline` stands still, as far as it does; the client
+    has `client_timeout` seconds for each.
     """
     peer = exchange.peer
     assert peer is not None, "nothing is said to nobody"
@@ -60,24 +59,20 @@ def _must_park(exchange: Exchange) -> bool:
 
 
 async def _put_question(
-    exchange: Exchange, ask: Ask, put: Put, deadline: anyio.CancelScope, client_timeout: float
+    exchange: Exchange, ask: Ask, put: Put, deadline: Deadline, client_timeout: float
 ) -> None:
     assert exchange.peer is not None
-    left = deadline.deadline - anyio.current_time()
     answer: JsonObject | None = None
-    with anyio.move_on_after(client_timeout) as scope:
+    with deadline.standing_still(), anyio.move_on_after(client_timeout) as scope:
         exchange.asking[ask.id] = scope
-        deadline.deadline = math.inf
         try:
             answer = await _answer(exchange.peer, ask)
         finally:
             del exchange.asking[ask.id]
-            if not exchange.asking:
-                deadline.deadline = anyio.current_time() + (left if left < math.inf else client_timeout)
     if answer is None:
         answer = _error(ask.id, _INTERNAL, "the client did not answer in time")
     # A frame that goes out in part would end the conversation: it is finished even if the call is over.
-    with anyio.move_on_after(_PUT_SECONDS, shield=True):
+    with anyio.move_on_after(min(_PUT_SECONDS, deadline.left + _PUT_LATE_SECONDS), shield=True):
         await put(answer)
     exchange.asked.discard(ask.id)
 
@@ -118,49 +113,17 @@ def _error(request_id: int | str, code: int, message: str, data: JsonValue = Non
 # -- a server that asks during the call, a client that answers with another one
 
 
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """A request that waits for the answers of another call: questions by the keys they were given."""
-
-    token: str
-    exchange: Exchange
-    asks: dict[str, Ask]
-    until: float
-
-    def result(self) -> JsonObject:
-        """Return what the client is told in place of a result."""
-        requests: JsonObject = {
-            key: {"method": ask.method, "params": ask.params} for key, ask in self.asks.items()
-        }
-        return {"resultType": "input_required", "inputRequests": requests, "requestState": self.token}
-
-    def answers(self, params: JsonObject) -> list[JsonObject] | None:
-        """Return the server's questions answered, `None` while one of them is not."""
-        given = params.get("inputResponses")
-        given = given if isinstance(given, dict) else {}
-        answers: list[JsonObject] = []
-        for key, ask in self.asks.items():
-            response = given.get(key)
-            if not isinstance(response, dict):
-                return None
-            answers.append({"jsonrpc": "2.0", "id": ask.id, "result": response})
-        return answers
-
-
-async def park(exchange: Exchange, put: Put, keep: float) -> Parked | None:
+async def park(exchange: Exchange, put: Put) -> Parked | None:
     """Take a request's open questions for later; `None` if the client may be asked none of them."""
     assert exchange.peer is not None
-    asks: dict[str, Ask] = {}
+    asks: list[Ask] = []
     for ask in exchange.take_asks():
         fault = undeclared(exchange.peer, ask.method)
-        if fault is not None:
-            await put(_error(ask.id, _METHOD_NOT_FOUND, fault))
+        if fault is None:
+            asks.append(ask)
         else:
-            asks[f"ask-{len(asks) + 1}"] = ask
-    if not asks:
-        return None
-    token = PARKED_PREFIX + secrets.token_hex(16)
-    return Parked(token, exchange, asks, anyio.current_time() + keep)
+            await put(_error(ask.id, _METHOD_NOT_FOUND, fault))
+    return Parked.of(exchange, asks) if asks else None
 
 
 # -- a server that answers with its questions, a client that can be asked
@@ -171,12 +134,19 @@ def needs_input(result: JsonObject) -> bool:
     return result.get("resultType") == "input_required"
 
 
-async def answer_inputs(peer: ClientPeer, result: JsonObject, client_timeout: float) -> JsonObject:
+def inputs_of(result: JsonObject) -> JsonObject:
+    """Return what is asked by such a result, by key."""
+    requests = result.get("inputRequests")
+    return requests if isinstance(requests, dict) else {}
+
+
+async def answer_inputs(
+    peer: ClientPeer, result: JsonObject, deadline: Deadline, client_timeout: float
+) -> JsonObject:
     """Ask the client what a server asks by its result; return the parameters that bring it the answers.
 
     Raises `UpstreamFailure` where the client cannot or will not answer.
     """
-    requests = result.get("inputRequests")
     answers: JsonObject = {}
     failures: list[UpstreamFailure] = []
 
@@ -186,9 +156,9 @@ async def answer_inputs(peer: ClientPeer, result: JsonObject, client_timeout: fl
         except UpstreamFailure as failure:
             failures.append(failure)
 
-    with anyio.move_on_after(client_timeout):
+    with deadline.standing_still(), anyio.move_on_after(min(client_timeout, deadline.left)):
         async with anyio.create_task_group() as asks:
-            for key, request in requests.items() if isinstance(requests, dict) else ():
+            for key, request in inputs_of(result).items():
                 asks.start_soon(one, key, request)
         if failures:
             raise failures[0]

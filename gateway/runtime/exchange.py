@@ -16,12 +16,12 @@ from gateway.core.json_types import JsonObject, JsonValue
 from gateway.loop import Promise
 from gateway.runtime.peer import ClientPeer
 
-__all__ = ["Ask", "Exchange", "Note", "UpstreamFailure"]
+__all__ = ["MOST_OPEN", "MOST_QUESTIONS", "Ask", "Exchange", "Note", "UpstreamFailure"]
 
+MOST_OPEN, MOST_QUESTIONS = 16, 64
+"""Questions of one call: that its client has not answered, and in all."""
 _MOST_SAID = 1_000
 """Notifications and questions of one call that wait to be passed on."""
-_MOST_ASKED = 16
-"""Questions of one call that its client has not answered."""
 
 
 class UpstreamFailure(Exception):
@@ -53,7 +53,8 @@ class Exchange:
     """A request in flight: it ends with exactly one of `message` and `failure`.
 
     `woken` is kept when it ended, when something was said and when its time was over (`overdue`); `asking`
-    are the questions that the client has, `asked` all that are open; `dropped` counts what was too much.
+    are the questions that the client has, `asked` all that are open, `questions` counts those that ever
+    were; `dropped` counts what was too much.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Exchange:
         "message",
         "overdue",
         "peer",
+        "questions",
         "request_id",
         "said",
         "woken",
@@ -77,6 +79,7 @@ class Exchange:
         self.said: deque[Note | Ask] = deque()
         self.asking: dict[int | str, anyio.CancelScope] = {}
         self.asked: set[int | str] = set()
+        self.questions = 0
         self.woken: Promise[None] = Promise()
         self.overdue = False
         self.dropped = 0
@@ -113,9 +116,10 @@ class Exchange:
     def _may_ask(self, said: Note | Ask) -> bool:
         if isinstance(said, Note):
             return True
-        if said.id in self.asked or len(self.asked) >= _MOST_ASKED:
+        if said.id in self.asked or len(self.asked) >= MOST_OPEN or self.questions >= MOST_QUESTIONS:
             return False
         self.asked.add(said.id)
+        self.questions += 1
         return True
 
     def withdraw(self, ask_id: JsonValue) -> bool:

@@ -58,6 +58,7 @@ class GatewaySettings:
     max_sessions_per_principal: int = 100
     session_idle: float = 1800.0
     call_timeout: float = 30.0
+    client_timeout: float = 300.0
     drain: float = 30.0
     max_result: int = 10_000_000
     plain_arguments: bool = False
@@ -70,6 +71,7 @@ class GatewaySettings:
         """Return the part that bringing up a pack needs."""
         return ServingSettings(
             call_timeout=self.call_timeout,
+            client_timeout=self.client_timeout,
             max_result=self.max_result,
             locked=self.locked,
             training=self.mode == "training",

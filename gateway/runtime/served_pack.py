@@ -65,6 +65,7 @@ class ServingSettings:
     """
 
     call_timeout: float = 30.0
+    client_timeout: float = 300.0
     max_result: int = 10_000_000
     locked: bool = False
     training: bool = False
@@ -274,7 +275,7 @@ def _plan(
         preload=_preload(server, program),
     )
     timeout = server.call_timeout or settings.call_timeout
-    upstream = UpstreamSettings(server.startup_timeout, timeout, settings.max_result)
+    upstream = UpstreamSettings(server.startup_timeout, timeout, settings.max_result, settings.client_timeout)
     return ServerPlan(
         name, spec, upstream, share.egress, remote_endpoint(name, server, secrets, share.egress)
     )

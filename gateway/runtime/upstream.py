@@ -19,8 +19,9 @@ from gateway.core.calls import FailureKind, ServerError
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import JsonLimits, StrictJsonError, dumps, loads
 from gateway.loop import current_loop
-from gateway.runtime.conversing import Parked, answer_inputs, answer_to, converse, needs_input, park
-from gateway.runtime.exchange import Ask, Exchange, Note, UpstreamFailure
+from gateway.runtime.conversing import answer_inputs, answer_to, converse, inputs_of, needs_input, park
+from gateway.runtime.deadline import Deadline
+from gateway.runtime.exchange import MOST_OPEN, MOST_QUESTIONS, Ask, Exchange, Note, UpstreamFailure
 from gateway.runtime.framing import Frame, LineFramer, TooLong, answered_id
 from gateway.runtime.listings import Listing, every_page
 from gateway.runtime.opening import (
@@ -33,6 +34,7 @@ from gateway.runtime.opening import (
     stream_of,
     without_stream,
 )
+from gateway.runtime.parking import Parked, Parking
 from gateway.runtime.peer import NOBODY, ClientFacts, ClientPeer, Standing, wanted_capability
 from gateway.sandbox.contract import Sandbox
 
@@ -42,10 +44,11 @@ PROTOCOL_VERSION = LEGACY_VERSION
 _USUAL_READ, _LARGE_READ = 2**16, 2**18
 """Bytes taken of a server's output in one go."""
 _MOST_ROUNDS = 8
-_MOST_PARKED = 16
+_PATIENCE = 3
+"""Of a client's time for one question: what all the questions of a call may take together."""
 _MOST_FOLLOWED = 256
 _MOST_STANDING = 16
-_METHOD_NOT_FOUND, _INVALID_PARAMS = -32601, -32602
+_INVALID_REQUEST, _METHOD_NOT_FOUND, _INVALID_PARAMS = -32600, -32601, -32602
 _CHANGES = frozenset(
     {
         "notifications/tools/list_changed",
@@ -63,12 +66,16 @@ Announced = Callable[[str, JsonObject], None]
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """Deadlines in seconds, sizes in bytes. `client_timeout` is for what a server asks of the client."""
+    """Deadlines in seconds, sizes in bytes. `client_timeout` is for one question to the client."""
 
     startup_timeout: float = 20.0
     call_timeout: float = 30.0
     max_result: int = 10_000_000
     client_timeout: float = 300.0
+
+    def deadline(self, seconds: float | None = None) -> Deadline:
+        """Return that of a request which begins now: by default a call's."""
+        return Deadline(seconds or self.call_timeout, _PATIENCE * self.client_timeout)
 
 
 def _nothing(method: str, params: JsonObject) -> None:
@@ -111,7 +118,7 @@ class Upstream:
         self._framer = LineFramer(settings.max_result)
         self._limits = JsonLimits(max_bytes=settings.max_result)
         self._waiting: dict[int, Exchange] = {}
-        self._parked: dict[str, Parked] = {}
+        self._parking = Parking(settings.client_timeout, self._let_go)
         self._followed: dict[str, int] = {}
         self._next_id = 1
         self._writing = anyio.Lock()
@@ -142,33 +149,24 @@ class Upstream:
     async def list_all(self, what: Listing) -> list[JsonObject]:
         """Return what the server lists of a kind, as it sent it, over all pages; raises `UpstreamFailure`."""
 
+        deadline = Deadline(self._settings.startup_timeout)
+
         async def page(params: JsonObject) -> JsonObject:
-            return await self.request(what.method, params, seconds=self._settings.startup_timeout)
+            return await self._request(what.method, params, None, deadline)
 
         return await every_page(self.name, what, page)
 
-    async def request(
-        self, method: str, params: JsonObject, peer: ClientPeer | None = None, seconds: float | None = None
-    ) -> JsonObject:
+    async def request(self, method: str, params: JsonObject, peer: ClientPeer | None = None) -> JsonObject:
         """Send a request once and return its result object; raises `UpstreamFailure`.
 
         `peer` is the client that the server may ask and tell meanwhile.
         """
-        seconds = seconds or self._settings.call_timeout
+        deadline = self._settings.deadline()
         if self.offers.era == "legacy" and params.get("requestState") is not None:
-            return await self._resume(method, params, peer, seconds)
+            return await self._resume(method, params, peer, deadline)
         if self.offers.era == "modern" and method in ("resources/subscribe", "resources/unsubscribe"):
-            return await self._follow(str(params.get("uri")), method == "resources/subscribe")
-        result = await self._exchange(method, params, peer, seconds)
-        rounds = 0
-        while self.offers.era == "modern" and needs_input(result) and not (peer and peer.defers):
-            rounds += 1
-            if peer is None or rounds > _MOST_ROUNDS:
-                said = "asks for input that this caller cannot give"
-                raise UpstreamFailure(FailureKind.PROTOCOL, f"server {self.name!r} {said}")
-            more = await answer_inputs(peer, result, self._settings.client_timeout)
-            result = await self._exchange(method, {**params, **more}, peer, seconds)
-        return result
+            return await self._follow(str(params.get("uri")), method == "resources/subscribe", deadline)
+        return await self._request(method, params, peer, deadline)
 
     async def set_level(self, level: str) -> None:
         """Say which log messages are wanted, where the server logs; one that will not listen logs on."""
@@ -190,9 +188,29 @@ class Upstream:
 
     # -- requests
 
+    async def _request(
+        self, method: str, params: JsonObject, peer: ClientPeer | None, deadline: Deadline
+    ) -> JsonObject:
+        """Send a request; what a server asks by its result is asked of a client that does not defer."""
+        result = await self._exchange(method, params, peer, deadline)
+        rounds = questions = 0
+        while self.offers.era == "modern" and needs_input(result) and not (peer and peer.defers):
+            open_now = len(inputs_of(result))
+            rounds, questions = rounds + 1, questions + open_now
+            if peer is None:
+                raise self._broke("asks for input that this caller cannot give")
+            if rounds > _MOST_ROUNDS or open_now > MOST_OPEN or questions > MOST_QUESTIONS:
+                raise self._broke("asks for more than a client is asked in one call")
+            more = await answer_inputs(peer, result, deadline, self._settings.client_timeout)
+            result = await self._exchange(method, {**params, **more}, peer, deadline)
+        return result
+
+    def _broke(self, said: str) -> UpstreamFailure:
+        return UpstreamFailure(FailureKind.PROTOCOL, f"server {self.name!r} {said}")
+
     async def _open(self) -> Offers:
         async def ask(method: str, params: JsonObject) -> JsonObject:
-            return await self._exchange(method, params, None, self._settings.startup_timeout)
+            return await self._exchange(method, params, None, Deadline(self._settings.startup_timeout))
 
         if self.client.era == "modern":
             offers = await discover(ask)
@@ -209,7 +227,7 @@ class Upstream:
         params = envelope({"notifications": notifications}, None)
         return {"jsonrpc": "2.0", "id": request_id, "method": "subscriptions/listen", "params": params}
 
-    async def _follow(self, uri: str, wanted: bool) -> JsonObject:
+    async def _follow(self, uri: str, wanted: bool, deadline: Deadline) -> JsonObject:
         """Begin or end to follow one resource, where servers have no requests for that: by its stream."""
         if not wanted:
             request_id = self._followed.pop(uri, None)
@@ -220,12 +238,12 @@ class Upstream:
             request_id = message["id"]
             assert isinstance(request_id, int)
             exchange = self._waiting[request_id] = Exchange(request_id)
-            await self._finish(exchange, "subscriptions/listen", self._settings.call_timeout, message)
+            await self._finish(exchange, "subscriptions/listen", deadline, message)
             self._followed[uri] = request_id
         return {}
 
     async def _exchange(
-        self, method: str, params: JsonObject, peer: ClientPeer | None, seconds: float
+        self, method: str, params: JsonObject, peer: ClientPeer | None, deadline: Deadline
     ) -> JsonObject:
         if self.ended is not None:
             raise self.ended
@@ -238,19 +256,19 @@ class Upstream:
             own = {**(meta if isinstance(meta, dict) else {}), "progressToken": request_id}
             params = {**params, "_meta": own}
         message: JsonObject = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
-        return await self._finish(exchange, method, seconds, message)
+        return await self._finish(exchange, method, deadline, message)
 
     async def _finish(
-        self, exchange: Exchange, method: str, seconds: float, *messages: JsonObject
+        self, exchange: Exchange, method: str, deadline: Deadline, *messages: JsonObject
     ) -> JsonObject:
         """Send what begins or resumes an exchange; wait for its result, or for what it asks of a client."""
         parked: Parked | None = None
         try:
-            left = seconds
             if len(messages) == 1 and self._sent_at_once(messages[0]):
-                left, messages = await self._answered(exchange, seconds), ()
+                messages = ()
+                await self._answered(exchange, deadline)
             if messages or exchange.said:
-                parked = await self._attended(exchange, left, messages)
+                parked = await self._attended(exchange, deadline, messages)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._give_up(exchange.request_id, "the caller left")
@@ -263,31 +281,29 @@ class Upstream:
         if exchange.message is not None:
             return self._result(exchange.message)
         if parked is not None:
-            return await self._keep(parked)
+            return await self._park(parked)
         await self._give_up(exchange.request_id, "deadline passed")
         raise UpstreamFailure(
-            FailureKind.TIMEOUT, f"server {self.name!r} did not answer {method} within {seconds:g} s"
+            FailureKind.TIMEOUT, f"server {self.name!r} did not answer {method} within {deadline}"
         )
 
-    async def _answered(self, exchange: Exchange, seconds: float) -> float:
-        """Wait for the end of an exchange, or for what is said before; return the seconds left.
+    async def _answered(self, exchange: Exchange, deadline: Deadline) -> None:
+        """Wait for the end of an exchange, or for what is said before.
 
         Most calls end here, so this costs a timer and no more.
         """
-        loop = current_loop()
-        timer = loop.call_later(seconds, exchange.expire)
+        timer = current_loop().call_at(deadline.at, exchange.expire)
         try:
             await exchange.wait()
         finally:
             timer.cancel()
-        return max(0.0, timer.when() - loop.time()) if exchange.said else 0.0
 
     async def _attended(
-        self, exchange: Exchange, seconds: float, messages: Sequence[JsonObject]
+        self, exchange: Exchange, deadline: Deadline, messages: Sequence[JsonObject]
     ) -> Parked | None:
         """Send, then wait for the end and pass on what is said until then."""
         parked: Parked | None = None
-        with anyio.move_on_after(seconds) as deadline:
+        with deadline.enforced():
             for message in messages:
                 await self._send(message)
             while parked is None and (exchange.said or not exchange.settled):
@@ -306,40 +322,38 @@ class Upstream:
             self._end(self._deaf())
             return True
 
-    async def _pass_on(self, exchange: Exchange, deadline: anyio.CancelScope) -> Parked | None:
+    async def _pass_on(self, exchange: Exchange, deadline: Deadline) -> Parked | None:
         """Pass on what was said; return the questions that have to wait for another call."""
         await converse(exchange, self._send, deadline, self._settings.client_timeout)
         if exchange.settled:
             exchange.said.clear()  # a question whose call is over
             return None
-        return await park(exchange, self._send, self._settings.client_timeout) if exchange.said else None
+        return await park(exchange, self._send) if exchange.said else None
 
-    async def _keep(self, parked: Parked) -> JsonObject:
-        """Hold a suspended request for the call that brings the answers; the oldest makes room."""
-        now = anyio.current_time()
-        for token, other in list(self._parked.items()):
-            if other.until < now or len(self._parked) >= _MOST_PARKED:
-                del self._parked[token]
-                self._waiting.pop(other.exchange.request_id, None)
-                await self._give_up(other.exchange.request_id, "nobody answered")
-        self._parked[parked.token] = parked
+    async def _park(self, parked: Parked) -> JsonObject:
+        """Hold a suspended request for the call that brings the answers."""
+        assert self._tasks is not None, "a request is suspended after the start"
+        await self._parking.keep(parked, self._tasks)
         return parked.result()
 
+    async def _let_go(self, exchange: Exchange, reason: str) -> None:
+        self._waiting.pop(exchange.request_id, None)
+        await self._give_up(exchange.request_id, reason)
+
     async def _resume(
-        self, method: str, params: JsonObject, peer: ClientPeer | None, seconds: float
+        self, method: str, params: JsonObject, peer: ClientPeer | None, deadline: Deadline
     ) -> JsonObject:
         """Go on with a suspended request: bring the answers that these parameters carry."""
-        token = params.get("requestState")
-        parked = self._parked.get(token) if isinstance(token, str) else None
+        parked = self._parking.find(params.get("requestState"))
         if parked is None or self.ended is not None:
             error = ServerError(_INVALID_PARAMS, "requestState is unknown or over: make the call anew")
             raise UpstreamFailure(FailureKind.SERVER_ERROR, error.message, error)
         answers = parked.answers(params)
         if answers is None:
             return parked.result()
-        del self._parked[parked.token]
+        self._parking.take(parked)
         parked.exchange.peer = peer
-        return await self._finish(parked.exchange, method, seconds, *answers)
+        return await self._finish(parked.exchange, method, deadline, *answers)
 
     async def _give_up(self, request_id: int, reason: str) -> None:
         """Tell the server that nobody waits any more; bounded, for it may not read either."""
@@ -414,6 +428,7 @@ class Upstream:
         if self.ended is None:
             self.ended = failure
             self._reading.cancel()
+            self._parking.clear()
         for waiting in self._waiting.values():
             if not waiting.settled:
                 waiting.fail(self.ended)
@@ -468,15 +483,23 @@ class Upstream:
         if method == "ping":
             answer: JsonObject = {"jsonrpc": "2.0", "id": request_id, "result": {}}
         else:
-            exchange = self._latest()
-            ask = Ask(request_id, method, params)
-            # What is too much for the client of a call is not asked elsewhere instead.
-            if exchange.say(ask) if exchange is not None else self._ask_standing(ask):
+            error = self._refusal(Ask(request_id, method, params))
+            if error is None:
                 return
-            error: JsonObject = {"code": _METHOD_NOT_FOUND, "message": "not offered by this client"}
             answer = {"jsonrpc": "2.0", "id": request_id, "error": error}
         with anyio.move_on_after(5):
             await self._send(answer)
+
+    def _refusal(self, ask: Ask) -> JsonObject | None:
+        """Begin to ask, or return the error that the server gets instead."""
+        exchange = self._latest()
+        if self.offers.era == "legacy":  # a modern server asks by its results
+            if exchange is not None and not exchange.say(ask):
+                # What is too much for the client of a call is not asked elsewhere instead.
+                return {"code": _INVALID_REQUEST, "message": "more than a client is asked in one call"}
+            if exchange is not None or self._ask_standing(ask):
+                return None
+        return {"code": _METHOD_NOT_FOUND, "message": "not offered by this client"}
 
     def _ask_standing(self, ask: Ask) -> bool:
         """Put a question that belongs to no call to the session's client; `False` if there is no way."""

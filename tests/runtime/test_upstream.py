@@ -11,6 +11,7 @@ import pytest
 
 from gateway.core.calls import FailureKind, ServerError
 from gateway.core.json_types import JsonObject, JsonValue
+from gateway.runtime import conversing
 from gateway.runtime.upstream import Upstream, UpstreamFailure, UpstreamSettings
 from gateway.sandbox.contract import WorkspaceSpec
 from tests.support.sandboxes import bubblewrap, script_spec
@@ -161,6 +162,34 @@ async def test_a_server_that_stops_reading_holds_up_nobody_beyond_the_deadline(t
         with anyio.fail_after(6), pytest.raises(UpstreamFailure) as caught:
             await called(upstream, "fine", filler="x" * 2_000_000)
         assert caught.value.kind in {FailureKind.TIMEOUT, FailureKind.CRASHED}
+
+
+class Wordy:
+    """A client that answers each question at length."""
+
+    defers = False
+    log_level: str | None = None
+
+    def __init__(self) -> None:
+        self.capabilities: JsonObject = {"roots": {}}
+        self.progress_token: JsonValue = None
+
+    async def request(self, method: str, params: JsonObject) -> JsonObject:
+        """Answer."""
+        return {"roots": [], "more": "x" * 2_000_000}
+
+    async def notify(self, method: str, params: JsonObject) -> None:
+        """Hear, and do nothing."""
+
+
+async def test_a_server_that_asks_and_does_not_read_the_answer_holds_up_nobody_beyond_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversing, "_PUT_SECONDS", 1_000)
+    async with conversation(tmp_path) as upstream:
+        with anyio.fail_after(60), pytest.raises(UpstreamFailure) as caught:
+            await upstream.request("tools/call", {"name": "ask_and_stop_reading", "arguments": {}}, Wordy())
+        assert caught.value.kind is FailureKind.CRASHED
 
 
 async def test_a_caller_that_leaves_takes_nothing_with_it(tmp_path: Path) -> None:

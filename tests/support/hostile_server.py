@@ -33,6 +33,7 @@ NAMES = [
     "log_first",
     "ping_first",
     "stop_reading",
+    "ask_and_stop_reading",
     "change_tools",
     "stderr_flood",
     "count",
@@ -161,6 +162,10 @@ class Server:
 
     def stop_reading(self, i: object) -> None:
         reply(i, text("now I stop reading"))
+        time.sleep(60)
+
+    def ask_and_stop_reading(self, i: object) -> None:
+        out(b'{"jsonrpc":"2.0","id":"q","method":"roots/list"}\n')
         time.sleep(60)
 
     def change_tools(self, i: object) -> None:

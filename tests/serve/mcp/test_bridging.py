@@ -5,77 +5,26 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
-import httpx2
 import pytest
 
 from gateway.runtime.announcements import MOST_LISTENERS
 from gateway.runtime.audit import query
 from gateway.runtime.gateway import Gateway
 from gateway.sandbox.contract import SandboxSpec
-from gateway.serve.app import build_app
-from gateway.serve.identity import LOCAL_IDENTITY
-from gateway.serve.security import HttpSecurity
-from tests.support.gateways import served
-from tests.support.http_serving import running
+from tests.support.bridging import ALICE, FORMS, modern, serving, streamed
 from tests.support.mcp_http import LEGACY, MODERN, RawMcp, modern_meta, texts
 
 ERAS = [LEGACY, MODERN]
 SERVERS = ["old", "new"]
 BIG = 123456789012345678901
-FORMS: dict[str, Any] = {"elicitation": {}}
-CAN = "io.modelcontextprotocol/clientCapabilities"
 GONE = SandboxSpec(name="gone", argv=("/no/such/program",))
-ALICE = {"action": "accept", "content": {"name": "Alice"}}
-
-
-@asynccontextmanager
-async def serving(tmp_path: Path) -> AsyncGenerator[tuple[RawMcp, Gateway]]:
-    async with served(tmp_path, pack="bridge") as gateway:
-        app = build_app(gateway, identity=LOCAL_IDENTITY, security=HttpSecurity.bound_to("127.0.0.1"))
-        async with running(app, gateway) as url, httpx2.AsyncClient(timeout=15) as http:
-            yield RawMcp(http, url + "/mcp"), gateway
-
-
-async def streamed(mcp: RawMcp, tool: str, answer: dict[str, Any] | None = None, **meta: Any) -> list[Any]:
-    """Call a tool of a session and return all that came on its stream; questions get `answer`, if any."""
-    if mcp.session_id is None:
-        await mcp.initialize()
-    body = {
-        "jsonrpc": "2.0",
-        "id": next(mcp.ids),
-        "method": "tools/call",
-        "params": {"name": tool, "arguments": {}, "_meta": meta},
-    }
-    headers = {
-        **mcp.legacy_headers(),
-        "content-type": "application/json",
-        "accept": "application/json, text/event-stream",
-    }
-    came: list[Any] = []
-    async with mcp.http.stream("POST", mcp.url, json=body, headers=headers) as response:
-        if response.headers["content-type"] == "application/json":
-            return [json.loads(await response.aread())]
-        async for line in response.aiter_lines():
-            if line.startswith("data:"):
-                message = json.loads(line[5:])
-                came.append(message)
-                if "id" in message and "method" in message and answer is not None:
-                    told = {"jsonrpc": "2.0", "id": message["id"], "result": answer}
-                    await mcp.post(json.dumps(told).encode(), mcp.legacy_headers())
-    return came
-
-
-async def modern(mcp: RawMcp, tool: str, can: dict[str, Any] | None = None, **params: Any) -> Any:
-    meta = {CAN: can or {}, **params.pop("_meta", {})}
-    answer = await mcp.modern("tools/call", {"name": tool, "arguments": {}, "_meta": meta, **params})
-    return answer.json()
 
 
 # -- questions across eras

@@ -69,6 +69,45 @@ def pester(params: JsonObject, request_id: Any) -> JsonObject:
         return text(json.dumps(sorted(key for key in keys if "error" in ANSWERS.get(key, {}))))
 
 
+def nag(params: JsonObject, request_id: Any) -> JsonObject:
+    """Ask one question after the other until one is refused; say how many were not."""
+    if MODERN:
+        return asking("once more")
+    answered = 0
+    while "result" in ask("elicitation/create", {"message": "once more", "requestedSchema": FORM}):
+        answered += 1
+    return text(str(answered))
+
+
+def beset(params: JsonObject, request_id: Any) -> JsonObject:
+    """Never come to an end: have a new question before the last is answered, or ask for no answer at all."""
+    if MODERN:
+        time.sleep(0.5)
+        return asking()
+    asked = 0
+    while True:
+        say({"id": f"b{asked}", "method": "elicitation/create", "params": {"message": "and?"}})
+        asked += 1
+        time.sleep(0.1)
+        with ANSWERED:
+            while len(ANSWERS) < asked - 1:
+                ANSWERED.wait()
+
+
+def swarm(params: JsonObject, request_id: Any) -> JsonObject:
+    """Ask more at once than anybody reads."""
+    return asking(*(f"s{number}" for number in range(17)))
+
+
+def asking(*questions: str) -> JsonObject:
+    """Return a result that asks, as servers without sessions do."""
+    requests = {
+        question: {"method": "elicitation/create", "params": {"message": question, "requestedSchema": FORM}}
+        for question in questions
+    }
+    return {"resultType": "input_required", "inputRequests": requests, "requestState": "mine"}
+
+
 def rich(params: JsonObject, request_id: Any) -> JsonObject:
     """Return what no library knows."""
     block = {"type": "hologram", "frames": [BIG], "annotations": {"x": 1.5}}
@@ -122,7 +161,8 @@ def seen(params: JsonObject, request_id: Any) -> JsonObject:
     return text(json.dumps([message.get("method") for message in SEEN]))
 
 
-TOOLS = {function.__name__: function for function in (greet, pester, rich, trace, can, steps, slow, seen)}
+_TOOLS = (greet, pester, nag, beset, swarm, rich, trace, can, steps, slow, seen)
+TOOLS = {function.__name__: function for function in _TOOLS}
 
 
 def definition(name: str) -> JsonObject:
