@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.core import strict_json
-from gateway.core.json_types import JsonValue
+from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import JsonLimits, StrictJsonError
 
 __all__ = [
@@ -57,10 +57,20 @@ class _Unread(Exception):
         super().__init__(message)
 
 
-def rpc_error(status: int, code: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """Return a JSON-RPC error that answers no request in particular (`id` null)."""
-    body = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
-    return JSONResponse(body, status, headers)
+def rpc_error(
+    status: int,
+    code: int,
+    message: str,
+    headers: dict[str, str] | None = None,
+    *,
+    request_id: int | str | None = None,
+    data: JsonObject | None = None,
+) -> Response:
+    """Return a JSON-RPC error; without a `request_id` it answers no request in particular."""
+    error: JsonObject = {"code": code, "message": message}
+    if data is not None:
+        error["data"] = data
+    return JSONResponse({"jsonrpc": "2.0", "id": request_id, "error": error}, status, headers)
 
 
 def message_of(scope: Scope) -> JsonValue:

@@ -1,7 +1,8 @@
 """One MCP endpoint over Streamable HTTP, both eras on one path: our guards around the SDK's transport.
 
-Strict gate -> whose session -> SDK -> HTTP status of a refusal. The SDK picks the era by the
-`MCP-Protocol-Version` header; so does this module, by the same rule.
+Strict gate -> JSON-RPC of one era -> whose session -> SDK -> HTTP status of a refusal. The SDK picks the
+era by the `MCP-Protocol-Version` header; so does this module, by the same rule, and refuses a body that
+says otherwise.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from gateway.errors import ClientError
 from gateway.runtime.gateway import Gateway
 from gateway.runtime.sessions import Session
 from gateway.serve.endings import serve_until_ended
-from gateway.serve.gate import GateLimits, StrictGate, message_of, rpc_error
+from gateway.serve.gate import INVALID_REQUEST, GateLimits, StrictGate, message_of, rpc_error
 from gateway.serve.identity import principal_of
 from gateway.serve.mcp.batches import batch_of, serve_batch
 from gateway.serve.mcp.directory import Directory
@@ -32,11 +33,13 @@ from gateway.serve.mcp.plain_answers import PlainAnswers, accepting_streams
 from gateway.serve.mcp.quick import QuickCalls
 from gateway.serve.mcp.server import REFUSAL, build_server, server_info
 from gateway.serve.mcp.sessions import Bindings, Sessions, named, session_name
+from gateway.serve.mcp.well_formed import envelope_fault, message_fault
 from gateway.serve.replies import retry_headers
 
 __all__ = ["McpEndpoint"]
 
 _CLOSING_SECONDS = 5.0
+_VERBS = ("GET", "POST", "DELETE")
 
 
 class McpEndpoint:
@@ -79,6 +82,9 @@ class McpEndpoint:
         headers = Headers(scope=scope)
         try:
             if names_modern_era(headers.get("mcp-protocol-version")):
+                if (refused := _refused(scope)) is not None:
+                    await refused(scope, receive, send)
+                    return
                 await self._modern(named(scope, session_name(headers.get("sandgate-session"))), receive, send)
             elif (batch := batch_of(scope)) is not None:
                 await serve_batch(batch, self._one, scope, receive, send)
@@ -119,11 +125,20 @@ class McpEndpoint:
     # -- with sessions
 
     async def _one(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (refused := _malformed(scope) or _refused(scope)) is not None:
+            await refused(scope, receive, send)
+            return
         await self._legacy(scope, Headers(scope=scope).get("mcp-session-id"), receive, send)
 
     async def _legacy(self, scope: Scope, session_id: str | None, receive: Receive, send: Send) -> None:
         principal = principal_of(scope)
-        if session_id is None:
+        if scope["method"] not in _VERBS:
+            await Response(status_code=405, headers={"Allow": ", ".join(_VERBS)})(scope, receive, send)
+        elif session_id is None and not _opens(scope):
+            # The SDK would mint an id first, and send it along with its refusal.
+            missing = "Missing session ID: initialize first"
+            await rpc_error(HTTPStatus.BAD_REQUEST, INVALID_REQUEST, missing)(scope, receive, send)
+        elif session_id is None:
             with self._bindings.opening(scope, principal):
                 await self._serve(scope, receive, send)
         elif scope["method"] == "GET":
@@ -188,6 +203,32 @@ class McpEndpoint:
             return
         scope, streams = accepting_streams(scope)
         await self._manager.handle_request(scope, receive, PlainAnswers(with_status, streams=streams))
+
+
+def _opens(scope: Scope) -> bool:
+    """Whether a request without a session asks for one."""
+    message = message_of(scope) if scope["method"] == "POST" else None
+    return isinstance(message, dict) and message.get("method") == "initialize" and "id" in message
+
+
+def _malformed(scope: Scope) -> Response | None:
+    """Return the answer to a POST that is no JSON-RPC message, or `None`; modern ones the SDK refuses."""
+    fault = message_fault(message_of(scope)) if scope["method"] == "POST" else None
+    return None if fault is None else rpc_error(HTTPStatus.BAD_REQUEST, INVALID_REQUEST, fault)
+
+
+def _refused(scope: Scope) -> Response | None:
+    """Return the answer to a POST whose body is of another era than its headers, or `None`."""
+    if scope["method"] != "POST":
+        return None
+    headers, message = Headers(scope=scope), message_of(scope)
+    fault = envelope_fault(headers.get("mcp-protocol-version"), headers.get("mcp-session-id"), message)
+    if fault is None:
+        return None
+    code, said, data = fault
+    asked = message.get("id") if isinstance(message, dict) else None
+    asked = asked if isinstance(asked, int | str) and not isinstance(asked, bool) else None
+    return rpc_error(HTTPStatus.BAD_REQUEST, code, said, request_id=asked, data=data)
 
 
 def _cancelled_id(scope: Scope) -> str | None:

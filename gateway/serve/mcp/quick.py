@@ -190,7 +190,7 @@ class QuickCalls:
         self, headers: Headers, pack: str, tool: str, meta: JsonObject, principal: Principal
     ) -> _Seat | None:
         session_id = headers.get(b"mcp-session-id")
-        if session_id is None:
+        if session_id is None or PROTOCOL_VERSION_META_KEY in meta:
             return None
         binding = self._bindings.of(session_id, principal)
         if not binding.fresh(self._gateway.clock.monotonic()):

@@ -42,6 +42,7 @@ from gateway.serve.mcp.listening import tell_connection
 from gateway.serve.mcp.peers import StandingPeer
 from gateway.serve.mcp.server import build_server
 from gateway.serve.mcp.sessions import Sessions
+from gateway.serve.mcp.well_formed import message_fault
 from gateway.serve.signals import ending_signals, until_signal
 
 __all__ = ["serve_stdio"]
@@ -177,13 +178,19 @@ class _Pipe:
         except ValidationError:
             await self._write(_error(None, INVALID_REQUEST, "not a JSON-RPC message"))
         else:
+            if isinstance(message, str):
+                await self._write(_error(None, INVALID_REQUEST, message))
+                return
             self._pending.asked(message)
             await inbox.send(message)
 
-    def _message(self, frame: Frame) -> SessionMessage:
+    def _message(self, frame: Frame) -> SessionMessage | str:
+        """Return the message of a line, or why it is none."""
         if isinstance(frame, TooLong):
             raise StrictJsonError(f"a line of {frame.length} bytes; the limit is {self._limits.max_bytes}")
         value = strict_json.loads(frame, self._limits)
+        if (fault := message_fault(value)) is not None:
+            return fault
         return SessionMessage(jsonrpc_message_adapter.validate_python(value, by_name=False))
 
     async def _write_out(self, outbox: MemoryObjectReceiveStream[SessionMessage]) -> None:

@@ -20,7 +20,7 @@ from gateway.serve.gate import GateLimits
 from gateway.serve.identity import LOCAL_IDENTITY, Identity, load_identity
 from gateway.serve.security import HttpSecurity
 from tests.support.http_serving import open_echo_packs, rule_line, running
-from tests.support.mcp_http import LEGACY, MODERN, RawMcp, texts
+from tests.support.mcp_http import LEGACY, MODERN, RawMcp, modern_meta, texts
 
 ERAS = [LEGACY, MODERN]
 TWO_PEOPLE = f"""\
@@ -251,6 +251,83 @@ async def test_a_modern_header_that_disagrees_with_the_body_is_refused(tmp_path:
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32020)
 
 
+@pytest.mark.parametrize("stated", [None, LEGACY, "2025-03-26"])
+@pytest.mark.parametrize("within", [False, True])
+async def test_a_modern_body_under_a_header_of_the_other_era_is_refused_and_opens_nothing(
+    tmp_path: Path, stated: str | None, *, within: bool
+) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        await mcp.initialize()
+        headers = {"mcp-session-id": mcp.session_id or ""} if within else {}
+        if stated is not None:
+            headers["mcp-protocol-version"] = stated
+        for method, params in (
+            ("tools/list", {}),
+            ("tools/call", {"name": "echo", "arguments": {"text": "x"}}),
+        ):
+            body = {
+                "jsonrpc": "2.0",
+                "id": "a",
+                "method": method,
+                "params": {**params, "_meta": modern_meta()},
+            }
+            answer = await mcp.post(json.dumps(body).encode(), headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32020)
+            assert answer.json()["id"] == "a"
+            assert "mcp-session-id" not in answer.headers
+        assert await received(mcp, LEGACY, "echo") == []
+
+
+async def test_an_envelope_of_a_version_that_begins_with_initialize_is_told_which_need_none(
+    tmp_path: Path,
+) -> None:
+    meta = modern_meta(**{"io.modelcontextprotocol/protocolVersion": LEGACY})
+    body = {"jsonrpc": "2.0", "id": 7, "method": "tools/list", "params": {"_meta": meta}}
+    async with serving(tmp_path) as (mcp, _):
+        answer = await mcp.post(json.dumps(body).encode(), {"mcp-protocol-version": LEGACY})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, -32022)
+    assert error["data"] == {"supported": [MODERN], "requested": LEGACY}
+
+
+@pytest.mark.parametrize("method", ["tools/list", "tools/call"])
+async def test_capabilities_that_are_no_object_are_an_invalid_envelope(tmp_path: Path, method: str) -> None:
+    meta: dict[str, Any] = {"io.modelcontextprotocol/clientCapabilities": []}
+    async with serving(tmp_path) as (mcp, _):
+        answer = await mcp.modern(method, {"name": "echo", "arguments": {"text": "x"}, "_meta": meta})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32602)
+
+
+NO_MESSAGES = [
+    b"5",
+    b'"tools/list"',
+    b'{"jsonrpc":"2.0","id":null,"method":"tools/list"}',
+    b'{"jsonrpc":"2.0","id":1.5,"method":"tools/list"}',
+    b'{"jsonrpc":"2.0","id":true,"method":"tools/list"}',
+    b'{"jsonrpc":"2.0","id":[1],"method":"tools/list"}',
+    b'{"jsonrpc":"1.0","id":1,"method":"tools/list"}',
+    b'{"id":1,"method":"tools/list"}',
+    b'{"jsonrpc":"2.0","id":1,"method":5}',
+    b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":[]}',
+    b'{"jsonrpc":"2.0","id":1}',
+    b'{"jsonrpc":"2.0","id":null,"result":{}}',
+    b'{"jsonrpc":"2.0","id":1,"result":{},"error":{}}',
+]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_what_is_no_message_is_an_invalid_request_and_never_a_notification(
+    tmp_path: Path, era: str
+) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        await mcp.initialize()
+        headers = mcp.legacy_headers() if era == LEGACY else mcp.modern_headers("tools/list", {})
+        for body in NO_MESSAGES:
+            answer = await mcp.post(body, headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32600), body
+            assert "pydantic" not in answer.text
+
+
 # -- sessions and who may use them
 
 
@@ -259,10 +336,14 @@ async def test_a_session_that_nobody_opened_is_unknown_and_a_missing_one_is_a_ba
 ) -> None:
     async with serving(tmp_path) as (mcp, _):
         missing = await mcp.post(b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}', {})
+        listening = await mcp.http.get(mcp.url, headers={"accept": "text/event-stream"})
+        other_verb = await mcp.http.put(mcp.url)
         mcp.session_id = "0" * 32
         unknown = await mcp.legacy("tools/list")
         deleted = await mcp.http.delete(mcp.url, headers=mcp.legacy_headers())
-    assert missing.status_code == 400
+    assert missing.status_code == listening.status_code == 400
+    assert (other_verb.status_code, other_verb.headers["allow"]) == (405, "GET, POST, DELETE")
+    assert not any("mcp-session-id" in answer.headers for answer in (missing, listening, other_verb))
     assert unknown.status_code == deleted.status_code == 404
 
 

@@ -165,8 +165,10 @@ async def test_a_line_that_the_gate_refuses_is_a_parse_error_and_the_next_one_is
 
 async def test_json_that_is_no_message_is_an_invalid_request(tmp_path: Path) -> None:
     async with open_echo_packs(tmp_path, "echo") as gateway, piped(gateway) as pipes:
-        for line in (b"[]\n", b'{"jsonrpc":"1.0","id":1,"method":"ping"}\n', b"7\n"):
-            pipes.write(line)
+        lines = [b"[]", b'{"jsonrpc":"1.0","id":1,"method":"ping"}', b"7"]
+        lines += [b'{"jsonrpc":"2.0","id":%s,"method":"ping"}' % i for i in (b"null", b"1.5", b"true", b"{}")]
+        for line in lines:
+            pipes.write(line + b"\n")
             assert (await pipes.line())["error"]["code"] == -32600
 
 
