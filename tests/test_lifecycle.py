@@ -121,8 +121,9 @@ async def warm(gateway: Served, http: httpx2.AsyncClient, count: int) -> None:
             await anyio.sleep(0.02)
 
 
-async def load(gateway: Served, acknowledged: set[str], seconds: float) -> None:
-    """Make calls from eight callers at once and keep the id of each that was answered."""
+async def kill_under_load(gateway: Served, acknowledged: set[str]) -> None:
+    """Make calls from eight callers at once, keep the id of each that is answered, and kill the gateway."""
+    enough, enough_seen = len(acknowledged) + 40, anyio.Event()
 
     async def caller(http: httpx2.AsyncClient, name: str) -> None:
         client = RawMcp(http, f"{gateway.url}/mcp")
@@ -130,13 +131,16 @@ async def load(gateway: Served, acknowledged: set[str], seconds: float) -> None:
         while True:
             answer = await client.modern("tools/call", params, headers={"sandgate-session": name})
             acknowledged.add(answer.json()["result"]["_meta"]["sandgate/decision"]["call_id"])
+            if len(acknowledged) >= enough:
+                enough_seen.set()
 
-    async with httpx2.AsyncClient(timeout=30) as http:
-        with anyio.move_on_after(seconds):
-            async with anyio.create_task_group() as callers:
-                for number in range(8):
-                    callers.start_soon(caller, http, f"job-{number}")
+    async with httpx2.AsyncClient(timeout=30) as http, anyio.create_task_group() as callers:
+        for number in range(8):
+            callers.start_soon(caller, http, f"job-{number}")
+        with anyio.fail_after(30):
+            await enough_seen.wait()
         os.kill(gateway.process.pid, signal.SIGKILL)
+        callers.cancel_scope.cancel()
 
 
 async def test_every_acknowledged_call_survives_kills_of_the_gateway_under_load(tmp_path: Path) -> None:
@@ -145,7 +149,7 @@ async def test_every_acknowledged_call_survives_kills_of_the_gateway_under_load(
     for _ in range(3):
         with serving(pack, "--state", str(state)) as gateway:
             processes = descendants(gateway.process.pid)
-            await load(gateway, acknowledged, 1.5)
+            await kill_under_load(gateway, acknowledged)
             assert gone_within(processes, 2) == set()
         assert verify(state).ok
     with serving(pack, "--state", str(state)):
@@ -153,5 +157,4 @@ async def test_every_acknowledged_call_survives_kills_of_the_gateway_under_load(
     assert (report.ok, report.open_calls) == (True, 0)
     records = [json.loads(line) for line in ledger_text(state).split("\n") if line]
     outcomes = {r["call_id"]: r["outcome"]["kind"] for r in records if r["event"] == "outcome"}
-    assert len(acknowledged) > 10
     assert {outcomes.get(call_id) for call_id in acknowledged} == {"answered"}
