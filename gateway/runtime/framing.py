@@ -7,6 +7,7 @@ an end; none of that may stop the framer or grow its memory beyond the cap.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 __all__ = ["Frame", "LineFramer", "TooLong", "answered_id"]
@@ -36,7 +37,7 @@ Frame = bytes | TooLong
 
 
 class LineFramer:
-    """Feed bytes in, get whole lines out (without their end, blank ones left out)."""
+    """Feed bytes in, get whole lines out, without their end: of a blank one nothing is left."""
 
     def __init__(self, max_line: int) -> None:
         self._max = max_line
@@ -46,27 +47,29 @@ class LineFramer:
         self._dropped = 0
         self._head = b""
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """Return the frames that `data` completes, in order."""
-        frames: list[Frame] = []
+    @property
+    def dropped(self) -> int:
+        """How many bytes of the line that goes on were dropped, because it is over the cap."""
+        return self._dropped
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Yield the frames that `data` completes, in order. All have to be taken before more is fed."""
         self._buffer += data
         while (end := self._buffer.find(b"\n", self._scanned)) >= 0:
             line = bytes(self._buffer[:end])
             del self._buffer[: end + 1]
             self._scanned = 0
-            if (frame := self._finish(line)) is not None:
-                frames.append(frame)
+            yield self._finish(line)
         self._scanned = len(self._buffer)
         if self._scanned > self._max:
             self._drop()
-        return frames
 
-    def _finish(self, line: bytes) -> Frame | None:
+    def _finish(self, line: bytes) -> Frame:
         if self._dropped or len(line) > self._max:
             frame = TooLong(self._head or line[: self._edge], line[-self._edge :], self._dropped + len(line))
             self._dropped, self._head = 0, b""
             return frame
-        return line.rstrip(b"\r") if line.strip() else None
+        return line.rstrip(b"\r") if line.strip() else b""
 
     def _drop(self) -> None:
         """Forget an over-long line's bytes as they come; its edges are kept, to name the answer."""

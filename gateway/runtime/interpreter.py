@@ -100,7 +100,7 @@ class Interpreter:
             self._heard += len(data)
             if self._heard > MAX_TURN:
                 raise InterpreterLost(f"the interpreter said more than {MAX_TURN} bytes in one turn")
-            self._frames += self._framer.feed(data)
+            self._frames += filter(None, self._framer.feed(data))
         line = self._frames.pop(0)
         try:
             if isinstance(line, TooLong):

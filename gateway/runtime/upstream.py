@@ -23,6 +23,7 @@ from gateway.runtime.conversing import answer_inputs, answer_to, converse, input
 from gateway.runtime.deadline import Deadline
 from gateway.runtime.exchange import MOST_OPEN, MOST_QUESTIONS, Ask, Exchange, Note, UpstreamFailure
 from gateway.runtime.framing import Frame, LineFramer, TooLong, answered_id
+from gateway.runtime.hearing import Hearing
 from gateway.runtime.listings import Listing, every_page
 from gateway.runtime.opening import (
     LEGACY_VERSION,
@@ -43,6 +44,8 @@ __all__ = ["PROTOCOL_VERSION", "Announced", "Upstream", "UpstreamFailure", "Upst
 PROTOCOL_VERSION = LEGACY_VERSION
 _USUAL_READ, _LARGE_READ = 2**16, 2**18
 """Bytes taken of a server's output in one go."""
+_ENDLESS = 64
+"""How many times the largest result a line may be before it is held for endless."""
 _MOST_ROUNDS = 8
 _PATIENCE = 3
 """Of a client's time for one question: what all the questions of a call may take together."""
@@ -113,7 +116,7 @@ class Upstream:
         self._tasks: TaskGroup | None = None
         self.stale = False
         self.ended: UpstreamFailure | None = None
-        self.odd_frames = 0
+        self._hearing = Hearing()
         self._settings = settings
         self._framer = LineFramer(settings.max_result)
         self._limits = JsonLimits(max_bytes=settings.max_result)
@@ -400,8 +403,12 @@ class Upstream:
                     data = await self.sandbox.receive(most)
                     if len(data) == most:
                         most = _LARGE_READ  # one who sends much at once does so again
+                    self._hearing.begin()
                     for frame in self._framer.feed(data):
                         await self._take(frame)
+                        if self._hearing.over():
+                            await self._hearing.rest()
+                    self._end_of_noise()
         except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
             await self._died()
         except Exception:
@@ -433,10 +440,22 @@ class Upstream:
             if not waiting.settled:
                 waiting.fail(self.ended)
 
+    def _end_of_noise(self) -> None:
+        """End a server that does nothing but print: no answer can be expected of it any more."""
+        kind, said = FailureKind.PROTOCOL, "writes line after line that is no answer"
+        if self._framer.dropped > _ENDLESS * self._settings.max_result:
+            kind, said = FailureKind.TOO_LARGE, f"writes a line without an end: {self._framer.dropped} bytes"
+        elif not self._hearing.deafening:
+            return
+        self._end(UpstreamFailure(kind, f"server {self.name!r} {said}"))
+
     async def _take(self, frame: Frame) -> None:
         if isinstance(frame, TooLong):
             said = f"sent {frame.length} bytes, over the limit of {self._settings.max_result}"
             self._refuse(answered_id(frame.head, frame.tail), FailureKind.TOO_LARGE, said)
+            return
+        if b"{" not in frame:
+            self._hearing.noise()
             return
         try:
             message = loads(frame, self._limits)
@@ -445,7 +464,7 @@ class Upstream:
             self._refuse(answered_id(frame, frame), kind, f"sent unacceptable JSON: {error}")
             return
         if not isinstance(message, dict):
-            self.odd_frames += 1
+            self._hearing.noise()
         elif "method" in message:
             await self._said(message)
         else:
@@ -455,13 +474,14 @@ class Upstream:
         request_id = message.get("id")
         waiting = self._waiting.get(request_id) if type(request_id) is int else None
         if waiting is None or waiting.settled:
-            self.odd_frames += 1
+            self._hearing.noise()
             return
+        self._hearing.answer()
         waiting.answer(message)
 
     def _refuse(self, request_id: int | None, kind: FailureKind, said: str) -> None:
         """Fail the one call that a refused frame answered, where it names one; else it was noise."""
-        self.odd_frames += 1
+        self._hearing.noise()
         waiting = self._waiting.get(request_id) if request_id is not None else None
         if waiting is not None and not waiting.settled:
             waiting.fail(UpstreamFailure(kind, f"server {self.name!r} {said}"))
@@ -472,7 +492,7 @@ class Upstream:
         method, params, request_id = message.get("method"), message.get("params"), message.get("id")
         params = params if isinstance(params, dict) else {}
         if not isinstance(method, str):
-            self.odd_frames += 1
+            self._hearing.noise()
         elif isinstance(request_id, int | str) and not isinstance(request_id, bool):
             await self._asked(request_id, method, params)
         else:
@@ -550,7 +570,7 @@ class Upstream:
         token = params.get("progressToken")
         exchange = self._waiting.get(token) if type(token) is int else None
         if exchange is None or exchange.peer is None:
-            self.odd_frames += 1
+            self._hearing.noise()
             return
         own = {**params, "progressToken": exchange.peer.progress_token}
         exchange.say(Note("notifications/progress", own))
@@ -563,7 +583,7 @@ class Upstream:
 
     def _withdrawn(self, request_id: JsonValue) -> None:
         if not any(exchange.withdraw(request_id) for exchange in self._waiting.values()):
-            self.odd_frames += 1
+            self._hearing.noise()
 
 
 def _server_error(error: JsonObject) -> tuple[str, ServerError]:

@@ -11,21 +11,23 @@ from gateway.runtime.framing import LineFramer, TooLong, answered_id
 
 def test_lines_come_out_whole_however_they_arrive() -> None:
     framer = LineFramer(100)
-    assert framer.feed(b'{"a"') == []
-    assert framer.feed(b':1}\n{"b":2}\r\n\n  \n{"c"') == [b'{"a":1}', b'{"b":2}']
-    assert framer.feed(b":3}\n") == [b'{"c":3}']
+    assert list(framer.feed(b'{"a"')) == []
+    assert list(framer.feed(b':1}\n{"b":2}\r\n\n  \n{"c"')) == [b'{"a":1}', b'{"b":2}', b"", b""]
+    assert list(framer.feed(b":3}\n")) == [b'{"c":3}']
 
 
 def test_a_line_of_exactly_the_cap_passes_and_one_more_byte_does_not() -> None:
-    assert LineFramer(4).feed(b"abcd\n") == [b"abcd"]
-    assert LineFramer(4).feed(b"abcde\n") == [TooLong(b"abcd", b"bcde", 5)]
+    assert list(LineFramer(4).feed(b"abcd\n")) == [b"abcd"]
+    assert list(LineFramer(4).feed(b"abcde\n")) == [TooLong(b"abcd", b"bcde", 5)]
 
 
 def test_an_endless_line_is_dropped_as_it_comes_and_the_next_line_is_whole() -> None:
     framer = LineFramer(1000)
     for _ in range(1000):
-        assert framer.feed(b'{"id":7' + b"x" * 993) == []
-    frames = framer.feed(b"end\nnext\n")
+        assert list(framer.feed(b'{"id":7' + b"x" * 993)) == []
+    assert framer.dropped > 999_000
+    frames = list(framer.feed(b"end\nnext\n"))
+    assert framer.dropped == 0
     assert isinstance(frames[0], TooLong)
     assert frames[0].head.startswith(b'{"id":7')
     assert frames[0].length == 1_000_003

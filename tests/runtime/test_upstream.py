@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -65,6 +66,25 @@ async def test_noise_around_an_answer_never_harms_it(tmp_path: Path) -> None:
         for tool, said in ANSWERED.items():
             assert await text_of(upstream, tool) == said
         assert await text_of(upstream, "count") == str(len(ANSWERED) + 1)
+
+
+FLOODS = {
+    "flood_words": (FailureKind.PROTOCOL, "no answer"),
+    "flood_objects": (FailureKind.PROTOCOL, "no answer"),
+    "flood_blanks": (FailureKind.PROTOCOL, "no answer"),
+    "flood_line": (FailureKind.TOO_LARGE, "without an end"),
+}
+
+
+@pytest.mark.parametrize("tool", FLOODS)
+async def test_a_server_that_prints_without_end_is_ended_and_named(tmp_path: Path, tool: str) -> None:
+    kind, said = FLOODS[tool]
+    async with conversation(tmp_path, settings=replace(SETTINGS, call_timeout=120)) as upstream:
+        with pytest.raises(UpstreamFailure, match=said) as caught:
+            await called(upstream, tool)
+        assert caught.value.kind == kind
+        assert upstream.ended is caught.value
+        assert (await upstream.sandbox.wait()).code != 0
 
 
 REFUSED = [

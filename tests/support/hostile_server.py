@@ -36,6 +36,10 @@ NAMES = [
     "ask_and_stop_reading",
     "change_tools",
     "stderr_flood",
+    "flood_words",
+    "flood_objects",
+    "flood_blanks",
+    "flood_line",
     "count",
     "huge_int",
 ]
@@ -177,6 +181,22 @@ class Server:
         for _ in range(400):
             sys.stderr.buffer.write(b"e" * 10_000 + b"\n")
         reply(i, text("flooded"))
+
+    def flood(self, line: bytes) -> None:
+        while True:
+            out(line * 50_000)
+
+    def flood_words(self, i: object) -> None:
+        self.flood(b"x\n")
+
+    def flood_objects(self, i: object) -> None:
+        self.flood(b"{}\n")
+
+    def flood_blanks(self, i: object) -> None:
+        self.flood(b"\n")
+
+    def flood_line(self, i: object) -> None:
+        self.flood(b"x")
 
     def huge_int(self, i: object) -> None:
         out(b'{"jsonrpc":"2.0","id":%d,"result":{"content":[],"n":123456789012345678901}}\n' % i)  # type: ignore[arg-type]

@@ -217,10 +217,10 @@ def _error(request_id: JsonValue, code: int, message: str) -> bytes:
 async def _frames(source: int, max_line: int) -> AsyncIterator[Frame]:
     framer = LineFramer(max_line)
     while data := await _read(source):
-        for frame in framer.feed(data):
+        for frame in filter(None, framer.feed(data)):
             yield frame
     # The last line may lack its end.
-    for frame in framer.feed(b"\n"):
+    for frame in filter(None, framer.feed(b"\n")):
         yield frame
 
 
