@@ -113,6 +113,8 @@ class Launcher:
 
     async def _revive(self) -> None:
         """Start another launcher if the last one died, once for all who ask; raises `SandboxError`."""
+        if not self._gone:  # nothing is awaited: what was noted for the request would be reported lost
+            return
         async with self._starting:
             if not self._gone or self._closed or self._tasks is None:
                 return

@@ -84,6 +84,20 @@ async def test_many_that_ask_at_once_get_one_launcher(tmp_path: Path) -> None:
         assert len(launchers()) == 1
 
 
+async def test_workers_of_the_launcher_that_were_killed_are_replaced(tmp_path: Path) -> None:
+    async with BubblewrapDriver(tmp_path) as driver:
+        (pid,) = launchers()
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        assert children.read_text()
+        for worker in children.read_text().split():
+            os.kill(int(worker), signal.SIGKILL)
+        with anyio.fail_after(30):
+            while children.read_text():  # noqa: ASYNC110 - nobody tells when it has reaped them
+                await anyio.sleep(0.01)
+        assert await shell(driver, "echo up", WorkspaceSpec()) == "up\n"
+        assert launchers() == [pid]
+
+
 async def test_more_requests_than_the_channel_holds_wait_for_a_launcher_that_is_slow(tmp_path: Path) -> None:
     many = 2_000
     async with BubblewrapDriver(tmp_path) as driver:

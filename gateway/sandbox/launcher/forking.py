@@ -1,4 +1,4 @@
-"""Starts one session as a fork of a template. Runs in a forked child of the launcher, which then ends.
+"""Starts one session as a fork of a template. Runs in a worker of the launcher.
 
 The template is told to fork and to give the child one end of a socket. From then on the child is met
 over that socket alone; its resource limits are its template's. It begins as the init of its own namespaces.
@@ -80,8 +80,22 @@ class Template:
         if finding := looking.alone(self.pid, (0, 1, 2), "it"):
             raise TemplateUnfit(finding)
 
+    def told(self) -> tuple[dict[str, Any], list[int]]:
+        """Return what tells a worker of it, and its descriptors: `received` undoes this."""
+        words = {"pid": self.pid, "folders": dict(self.group.folders), "namespaces": self.namespaces}
+        return words | {"processes": list(self.processes)}, [self.control.fileno(), *self.turn]
+
+    @classmethod
+    def received(cls, words: dict[str, Any], fds: list[int]) -> Template:
+        """Return the template that `told` was asked for, in another process; it owns the descriptors."""
+        control, *turn = fds
+        channel = socket.socket(fileno=control)
+        channel.settimeout(SECONDS)
+        known = Group(words["folders"]), frozenset(words["processes"]), words["namespaces"]
+        return cls(channel, words["pid"], *known, (turn[0], turn[1]))
+
     def close(self) -> None:
-        """Let it end."""
+        """Let go of it; without its control it ends."""
         for fd in self.turn:
             os.close(fd)
         self.control.close()
@@ -89,7 +103,7 @@ class Template:
 
 @dataclass
 class Fork:
-    """The start of one session. `door` is our end of the socket to it, `theirs` the other.
+    """The start of one session. `door` is our end of the socket to it, `theirs` the other, which it closes.
 
     `init` is the first process of its namespaces, `network` the inode of the one for the network.
     """
@@ -98,7 +112,7 @@ class Fork:
     group: Group
     request: dict[str, Any]
     door: socket.socket
-    theirs: socket.socket
+    theirs: int
     init: int = 0
     network: int = 0
 
@@ -133,8 +147,8 @@ class Fork:
         turn = self.template.turn
         os.read(turn[0], 1)
         try:
-            socket.send_fds(self.template.control, [b"fork"], [self.theirs.fileno()])
-            self.theirs.close()
+            socket.send_fds(self.template.control, [b"fork"], [self.theirs])
+            os.close(self.theirs)
             # It keeps nothing of the fork's: it says so, and is looked at below. Heard first, and always,
             # so that the next one does not take this answer for its own.
             if hear(self.template.control) != (b"forked", self.template.pid):
@@ -155,7 +169,9 @@ class Fork:
         namespace = os.open(f"/proc/{self.init}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             self.network = os.fstat(namespace).st_ino
-            others = {os.stat(f"/proc/{who}/ns/net").st_ino for who in ("self", self.template.pid)}
+            others = {
+                os.stat(f"/proc/{who}/ns/net").st_ino for who in ("self", os.getppid(), self.template.pid)
+            }
             # Asked once its namespace is held: it is a fork's, and not that of a later process of its number.
             if self.network in others or looking.parent_of(self.init) != self.template.pid:
                 raise TemplateUnfit("a fork made no network of its own")

@@ -1,7 +1,7 @@
-"""The launcher's loop: requests in, descriptors and exits out. One thread, one fork per request.
+"""The launcher's loop: requests in, descriptors and exits out. One thread; what may wait is a worker's.
 
 Messages are JSON over a SOCK_SEQPACKET socket, descriptors beside them. A request `{"op", "id"}` is
-answered by `{"id", "ok"}` or `{"id", "error"}`, by the child that served it; the end of a sandbox is
+answered by `{"id", "ok"}` or `{"id", "error"}`, by the process that served it; the end of a sandbox is
 told as `{"exit": id, ...}`. A template is a sandbox too: it is answered once it is found fit to fork.
 """
 
@@ -16,17 +16,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import forking, jail, kernel, network, outer, pins
+from . import forking, jail, kernel, network, outer
 from .groups import Group, Groups
 from .hearing import REST_SECONDS, Hearing
+from .jobs import UNFIT, Jobs
 from .running import Forked, Running
+from .workers import DIED, Workers
 
 __all__ = ["Launcher"]
 
 MAX_MESSAGE = 1 << 20
 RETRY_SECONDS, LAST_TRIES = 0.01, 200
-FAILED, UNFIT = 1, 2
-"""How the child that starts a session ends where it could not, and where its template is at fault."""
 
 
 @dataclass
@@ -41,14 +41,16 @@ class Launcher:
     home: int
     running: dict[int, Running | Forked] = field(default_factory=dict[int, Running | Forked])
     templates: dict[int, forking.Template] = field(default_factory=dict[int, forking.Template])
-    workers: dict[int, int] = field(default_factory=dict[int, int])
     ended: list[Group] = field(default_factory=list[Group])
     watched: dict[int, Callable[[], None]] = field(default_factory=dict[int, Callable[[], None]])
     poll: select.poll = field(default_factory=select.poll)
 
     def __post_init__(self) -> None:
-        """Listen to the sandboxes that will be."""
+        """Be ready to listen to the sandboxes that will be."""
         self.hearing = Hearing(self.watch, self.unwatch, self.tell)
+        jobs = Jobs(self.stage, self.program, self.root, self.home, self.tell)
+        kept = (self.socket.fileno(),)
+        self.workers = Workers(jobs.do, kept, self.home, self.watch, self.unwatch)
 
     def serve(self) -> None:
         """Answer until the gateway is gone."""
@@ -56,13 +58,11 @@ class Launcher:
         self.poll.register(self.socket, select.POLLIN)
         self.poll.register(wake, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in self.poll.poll(self.pause())}
+            ready = {fd: self.watched.get(fd) for fd, _ in self.poll.poll(self.pause())}
             if wake in ready:
                 os.read(wake, 4096)
                 self.reap()
-            for fd in ready:
-                if fd in self.watched:  # none of those called before it ended what it is of
-                    self.watched[fd]()
+            self.hear(ready)
             self.ended = [group for group in self.ended if not group.remove()]
             self.hearing.wake()
             if self.socket.fileno() in ready and not self.receive():
@@ -73,6 +73,13 @@ class Launcher:
         if self.ended:
             return RETRY_SECONDS * 1000
         return REST_SECONDS * 1000 if self.hearing.resting else None
+
+    def hear(self, ready: dict[int, Callable[[], None] | None]) -> None:
+        """Call those watched for when `ready` was found; not for what another call ended, whose number may be
+        taken."""
+        for fd, heard in ready.items():
+            if heard is not None and self.watched.get(fd) is heard:
+                heard()
 
     def watch(self, fd: int, heard: Callable[[], None]) -> None:
         """Have `heard` called once something is to be read from `fd`, until `unwatch`."""
@@ -122,37 +129,14 @@ class Launcher:
             return
 
     def work(self, request: dict[str, Any], fds: list[int]) -> None:
-        """Make a pin in a child that ends at once."""
-        parent = os.getpid()
-        pid = os.fork()
-        if pid:
-            self.workers[pid] = request["id"]
-            return
-        try:
-            kernel.die_with_parent(parent)
-            pin = self.pin(request, fds)
-            self.tell({"id": request["id"], "ok": True, "entries": pin.entries}, (pin.namespace, pin.folder))
-        except (OSError, ValueError) as error:
-            self.tell({"id": request["id"], "error": f"{request['op']}: {error}"})
-        finally:
-            os._exit(0)
+        """Have a worker make a pin; it answers, unless it dies."""
+        number = request["id"]
+        self.workers.give(request, fds, lambda status, _: self.worked(number, status))
 
-    def pin(self, request: dict[str, Any], fds: list[int]) -> pins.Pin:
-        """Serve `seed`, `snapshot` and `workspace`."""
-        if request["op"] == "seed":
-            return pins.prepare_seed(self.stage, request["source"])
-        if request["op"] == "snapshot":
-            size = {"disk": request["disk"], "inodes": request["inodes"]}
-            return pins.take_snapshot(self.stage, workspace=fds[0], home=self.home, **size)
-        return pins.make_workspace(
-            self.stage,
-            uid=request["uid"],
-            disk=request["disk"],
-            inodes=request["inodes"],
-            seed=fds[0] if fds else None,
-            overlay=request["overlay"],
-            home=self.home,
-        )
+    def worked(self, number: int, status: int) -> None:
+        """Tell of a worker that could not answer for itself."""
+        if status == DIED:
+            self.tell({"id": number, "error": "a worker of the launcher ended before it was done"})
 
     def start(self, request: dict[str, Any], fds: list[int]) -> None:
         """Fork a sandbox; the child answers just before it becomes bwrap."""
@@ -269,7 +253,7 @@ class Launcher:
         monitor = self.running.get(number)
         try:
             word, pid = forking.hear(control)
-            if word != b"ready" or monitor is None:
+            if word != b"ready" or not isinstance(monitor, Running):
                 raise OSError("its preloading failed")
             self.templates[number] = forking.Template.found(control, pid, monitor.pid, monitor.group)
         except OSError as error:
@@ -280,58 +264,37 @@ class Launcher:
         self.tell({"id": number, "ok": True})
 
     def fork(self, request: dict[str, Any], fds: list[int]) -> None:
-        """Fork a child that starts a session and ends; it answers for itself."""
-        template = self.templates.get(request["template"])
+        """Have a worker start a session; it answers, unless it dies."""
+        number, template = request["id"], self.templates.get(request["template"])
         if template is None:
             raise OSError("its template has ended")
         door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        report, reporting = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        door.setblocking(False)
         group = Group({})
-        with theirs, reporting:
+        with theirs:
             try:
                 group = self.group_of(request)
-                parent = os.getpid()
-                pid = os.fork()
+                words, held = template.told()
+                sandbox = Forked(group, door, request["template"])
+                self.workers.give(
+                    request | {"of": words, "folders": dict(group.folders)},
+                    [*fds, door.fileno(), theirs.fileno(), *held],
+                    lambda status, given: self.begun(number, sandbox, status, given),
+                )
             except OSError:
                 self.ended.append(group)
                 door.close()
-                report.close()
                 raise
-            if pid == 0:
-                self.begin(
-                    parent, request, fds, forking.Fork(template, group, request, door, theirs), reporting
-                )
-        door.setblocking(False)
-        report.setblocking(False)
-        self.running[request["id"]] = Forked(pid, group, door, report, request["template"])
+        self.running[number] = sandbox
 
-    def begin(
-        self, parent: int, request: dict[str, Any], fds: list[int], fork: forking.Fork, report: socket.socket
-    ) -> None:
-        """Start a session and answer; never returns. A template at fault is said to be, by the status."""
-        status = FAILED
-        try:
-            kernel.die_with_parent(parent)
-            init, listeners = fork.start(self.home, self.program, fds, root=self.root)
-            socket.send_fds(report, [b"started"], [init, *listeners])
-            self.tell({"id": request["id"], "ok": True, "folders": dict(fork.group.folders)})
-            status = 0
-        except forking.TemplateUnfit as error:
-            status = UNFIT
-            self.tell({"id": request["id"], "error": str(error)})
-        except (OSError, ValueError, KeyError) as error:
-            self.tell({"id": request["id"], "error": str(error)})
-        finally:
-            os._exit(status)
-
-    def begun(self, number: int, sandbox: Forked, status: int) -> None:
-        """Take note that who started a session has ended: it runs now, or it is over."""
-        sandbox.pid = 0
-        if status or not sandbox.started():
-            if os.waitstatus_to_exitcode(status) == UNFIT:
+    def begun(self, number: int, sandbox: Forked, status: int, fds: list[int]) -> None:
+        """Take note that a session was started: it runs now, or it is over. A template at fault goes too."""
+        if status:
+            if status == UNFIT:
                 self.kill(sandbox.template)
             return self.session_ended(number)
+        sandbox.started(fds)
         self.watch(sandbox.init, lambda: self.session_ended(number))
         self.hearing.begin(number, sandbox.attempts)
         if sandbox.killed:
@@ -358,18 +321,10 @@ class Launcher:
                 return
             if pid == 0:
                 return
-            if pid in self.workers:
-                self.worker_ended(self.workers.pop(pid), status)
+            self.workers.ended(pid)
             for number, sandbox in list(self.running.items()):
-                if sandbox.pid == pid and isinstance(sandbox, Forked):
-                    self.begun(number, sandbox, status)
-                elif sandbox.pid == pid:
+                if isinstance(sandbox, Running) and sandbox.pid == pid:
                     self.sandbox_ended(number, self.running.pop(number), status)
-
-    def worker_ended(self, number: int, status: int) -> None:
-        """Tell of a child that could not answer for itself."""
-        if status:
-            self.tell({"id": number, "error": f"a child of the launcher ended with status {status}"})
 
     def sandbox_ended(self, number: int, sandbox: Running | Forked, status: int) -> None:
         """Tell how a sandbox ended, and let nothing of it remain."""
@@ -395,9 +350,7 @@ class Launcher:
             for number in list(self.running):
                 self.kill(number)
             self.reap()
-            for fd, _ in self.poll.poll(0):
-                if fd in self.watched:
-                    self.watched[fd]()
+            self.hear({fd: self.watched.get(fd) for fd, _ in self.poll.poll(0)})
             self.ended = [group for group in self.ended if not group.remove()]
             if not self.running and not self.ended:
                 break

@@ -61,15 +61,13 @@ class Running:
 
 @dataclass
 class Forked:
-    """A fork of a template: who starts it (`pid`, until it has), then its init, where that reports (`door`).
+    """A fork of a template: its init, once it was started, where that reports (`door`).
 
     What comes through the door is the session's own word: it is a number, or nothing.
     """
 
-    pid: int
     group: Group
     door: socket.socket
-    report: socket.socket
     template: int
     init: int = -1
     attempts: Attempts = field(default_factory=lambda: Attempts([]))
@@ -81,13 +79,10 @@ class Forked:
         if self.init >= 0:
             _kill_by(self.init)
 
-    def started(self) -> bool:
-        """Take the init, and what sees attempts, from who started it; False where there is none."""
-        fds = _received(self.report)
-        if fds:
-            self.init = fds[0]
-            self.attempts = Attempts([socket.socket(fileno=fd) for fd in fds[1:]])
-        return bool(fds)
+    def started(self, fds: list[int]) -> None:
+        """Take what came from who started it: the init, and what sees attempts."""
+        self.init = fds[0]
+        self.attempts = Attempts([socket.socket(fileno=fd) for fd in fds[1:]])
 
     def exit_code(self) -> int | None:
         """Return what the program ended with, if it came so far."""
@@ -105,7 +100,6 @@ class Forked:
     def close(self) -> None:
         """Forget it."""
         self.door.close()
-        self.report.close()
         if self.init >= 0:
             os.close(self.init)
 
