@@ -5,6 +5,7 @@ An event loop in a thread of its own holds the n connections; a slot's fault is 
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -52,6 +53,8 @@ class VectorEnv:
         except BaseException:
             self._opened.close()
             raise
+        # Left open, it would hold up the interpreter's end: the loop's thread is gone before the portal is.
+        atexit.register(self.close)
 
     def __len__(self) -> int:
         """Return how many slots there are."""
@@ -89,6 +92,7 @@ class VectorEnv:
         finally:
             self._envs = []
             self._opened.close()
+            atexit.unregister(self.close)
 
     def _each(
         self, act: Callable[[AsyncEnv, _Wanted], Awaitable[_Result]], wanted: Sequence[_Wanted | None]

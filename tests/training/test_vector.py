@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -93,4 +95,31 @@ def mistakes(url: str) -> None:
 async def test_mistakes_in_using_it_are_told(tmp_path: Path) -> None:
     async with env_server(tmp_path) as server:
         await anyio.to_thread.run_sync(partial(mistakes, server.url))
+        assert server.gateway.readiness().detail["sessions"] == 0
+
+
+FAILING = """
+import sys
+from gateway.training import VectorEnv
+
+envs = VectorEnv(sys.argv[1], 2)
+envs.reset({"task": "be-good"})
+raise LookupError("a bug of the trainer's own")
+"""
+
+
+def fail(url: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-c", FAILING, url]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+async def test_a_program_that_fails_without_closing_its_slots_ends_and_so_do_their_episodes(
+    tmp_path: Path,
+) -> None:
+    async with env_server(tmp_path) as server:
+        done = await anyio.to_thread.run_sync(fail, server.url)
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (
+            1,
+            "LookupError: a bug of the trainer's own",
+        )
         assert server.gateway.readiness().detail["sessions"] == 0
