@@ -30,7 +30,7 @@ import sys
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x02000000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 SYS_CLONE = {"x86_64": 56, "aarch64": 220}
-MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, SECCOMP_MODE_FILTER = 4, 22, 24, 2
 SYS_MOVE_MOUNT, AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH = 429, -100, 4
 NO_CAPABILITY = struct.pack("Ii", 0x20080522, 0)
@@ -272,6 +272,7 @@ def be_server(door, program, handled):
         attach(tree, target)
         os.close(tree)
     no_user_namespaces()
+    no_knobs()
     drop_rights(program)
     if SIGCHLD in handled:
         signal.signal(SIGCHLD, signal.getsignal(SIGCHLD))
@@ -319,6 +320,13 @@ def no_user_namespaces():
     fd = os.open("/proc/sys/user/max_user_namespaces", os.O_WRONLY)
     os.write(fd, b"0")
     os.close(fd)
+
+
+def no_knobs():
+    """Let nothing of the kernel be set, not even what is of the session's own namespaces."""
+    knobs = "/proc/sys"
+    mount(knobs, knobs, "", MS_BIND, "")
+    mount(knobs, knobs, "", MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "")
 
 
 def drop_rights(program):

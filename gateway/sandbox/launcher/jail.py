@@ -202,6 +202,8 @@ def _arguments(request: dict[str, Any], filters: int, status: int) -> Iterable[s
     for path, link in host_folders():
         yield from ("--ro-bind", path, path) if link is None else ("--symlink", link, path)
     yield from ("--ro-bind", "/etc", "/etc", "--proc", "/proc", "--dev", "/dev")
+    # Some knobs belong to the sandbox's own namespaces, and so to its user: they are nobody's to turn.
+    yield from ("--ro-bind", "/proc/sys", "/proc/sys")
     yield from ("--bind", SHM, "/dev" + SHM, "--remount-ro", "/dev", "--bind", SCRATCH, SCRATCH)
     yield from ("--dir", ENVIRONMENT["HOME"])
     for _, target in request["mounts"]:

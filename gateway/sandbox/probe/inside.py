@@ -273,13 +273,14 @@ def kernel_files(_: Facts) -> str:
     """No knob or memory of the kernel through /proc or /dev."""
     paths = [
         "/proc/sysrq-trigger",
-        "/proc/sys/kernel/core_pattern",
         "/proc/kcore",
         "/proc/kmsg",
         "/dev/mem",
         "/dev/kmsg",
     ]
-    return ", ".join(path for path in paths if _opens(path))
+    knobs = (os.path.join(folder, name) for folder, _, names in os.walk("/proc/sys") for name in names)
+    found = [path for path in paths if _opens(path)] + [path for path in knobs if _opens(path)]
+    return ", ".join(found[:5])
 
 
 def _opens(path: str) -> bool:
