@@ -6,8 +6,10 @@ passed `core.strict_json` and was serialised again. Decides nothing about who as
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import anyio
 from starlette.datastructures import Headers
@@ -22,6 +24,7 @@ from gateway.core.strict_json import JsonLimits, StrictJsonError
 __all__ = [
     "INVALID_REQUEST",
     "PARSE_ERROR",
+    "BodyFault",
     "GateLimits",
     "Replay",
     "StrictGate",
@@ -34,10 +37,11 @@ __all__ = [
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
 
+_NOT_JSON = 400
 _MESSAGE = "sandgate.message"
-_LINGER_FACTOR = 16
+_LINGER_BYTES = 256_000_000
 _LINGER_SECONDS = 5.0
-"""How many times the limit is still read and dropped, and for how long: a sender gets to read its 413."""
+"""How much is still read and dropped, and for how long: a sender gets to read its 413."""
 _REPLACED = frozenset({b"content-length", b"content-encoding", b"transfer-encoding"})
 
 
@@ -50,11 +54,15 @@ class GateLimits:
 
 
 class _Unread(Exception):
-    """The body is not read to its end; `response` says why."""
+    """The body is not read to its end, and is answered with `status`."""
 
     def __init__(self, status: int, message: str) -> None:
-        self.response = rpc_error(status, INVALID_REQUEST, message, {"Connection": "close"})
+        self.status = status
         super().__init__(message)
+
+
+BodyFault: TypeAlias = Callable[[int, str, dict[str, str]], Response]
+"""Makes the answer to a body that is not taken, of status, reason and headers."""
 
 
 def rpc_error(
@@ -73,6 +81,12 @@ def rpc_error(
     return JSONResponse({"jsonrpc": "2.0", "id": request_id, "error": error}, status, headers)
 
 
+def _rpc_fault(status: int, message: str, headers: dict[str, str]) -> Response:
+    if status == _NOT_JSON:
+        return rpc_error(status, PARSE_ERROR, f"Parse error: {message}", headers)
+    return rpc_error(status, INVALID_REQUEST, message, headers)
+
+
 def message_of(scope: Scope) -> JsonValue:
     """Return the parsed body of a POST that passed the gate."""
     return scope[_MESSAGE]
@@ -81,12 +95,14 @@ def message_of(scope: Scope) -> JsonValue:
 class StrictGate:
     """ASGI middleware: POST bodies arrive parsed strictly and re-serialised, or not at all.
 
-    415 for anything but JSON, 413 over the limit, 408 too slow, 400 for what the gate refuses.
+    415 for anything but JSON, 413 over the limit, 408 too slow, 400 for what the gate refuses; `fault`
+    makes the answers, JSON-RPC errors where nothing else is said.
     """
 
-    def __init__(self, app: ASGIApp, limits: GateLimits) -> None:
+    def __init__(self, app: ASGIApp, limits: GateLimits, fault: BodyFault = _rpc_fault) -> None:
         self._app = app
         self._limits = limits
+        self._fault = fault
         self._json = JsonLimits(max_bytes=limits.max_body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,9 +113,10 @@ class StrictGate:
         try:
             message = strict_json.loads(await self._read(Headers(scope=scope), receive), self._json)
         except _Unread as refused:
-            await self._answer_and_linger(refused.response, receive, send)
+            response = self._fault(refused.status, str(refused), {"Connection": "close"})
+            await self._answer_and_linger(response, receive, send)
         except StrictJsonError as error:
-            await rpc_error(400, PARSE_ERROR, f"Parse error: {error}")(scope, receive, send)
+            await self._fault(_NOT_JSON, str(error), {})(scope, receive, send)
         except ClientDisconnect:
             return  # nobody is left to answer
         else:
@@ -144,7 +161,7 @@ class StrictGate:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _drop(self, receive: Receive) -> None:
-        left = self._limits.max_body * _LINGER_FACTOR
+        left = _LINGER_BYTES
         more = True
         while more and left > 0:
             message = await receive()

@@ -3,7 +3,8 @@
 Ends: a peer that is gone without a word leaves a connection that can be written to for a long time, and
 one that reads nothing leaves a write that never ends; both would hold their session for good. A peer that
 is not read from, because its last message is still being answered, cannot answer a ping: it is not
-judged by that.
+judged by that. A peer whose message is refused in the middle gets to read why: a connection closed over
+unread bytes is reset, and the close frame lost with it.
 
 The short way: a text message that came whole, in one frame and one read, is handed over as it is, and one
 to send is framed as it is; reading stops only while messages wait. Everything else, and all that is odd,
@@ -18,7 +19,14 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import OPEN
 
-__all__ = ["PING_SECONDS", "PONG_SECONDS", "STALLED_SECONDS", "BoundedSocketProtocol"]
+__all__ = [
+    "DROPPING_SECONDS",
+    "PING_SECONDS",
+    "PONG_SECONDS",
+    "QUIET_SECONDS",
+    "STALLED_SECONDS",
+    "BoundedSocketProtocol",
+]
 
 PING_SECONDS = 20.0
 """Seconds between pings."""
@@ -26,6 +34,10 @@ PONG_SECONDS = 20.0
 """Seconds in which a ping has to be answered."""
 STALLED_SECONDS = 30.0
 """Seconds in which a peer that lets writes wait has to take at least something."""
+QUIET_SECONDS = 0.5
+"""Seconds without a byte after which a peer that is not listened to has sent what it had."""
+DROPPING_SECONDS = 10.0
+"""Seconds for which at most is dropped what such a peer sends."""
 
 
 _WHOLE_TEXT = 0x81
@@ -41,11 +53,15 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self._stalled: Any = None
         self._awaited = False
+        self._dropped_at: float | None = None
 
     # -- the short way
 
     def data_received(self, data: bytes) -> None:
         """Hand over a message that came as one, or let the state machine make sense of the bytes."""
+        if self._dropped_at is not None:
+            self._dropped_at = self.loop.time()
+            return
         text = self._message(data) if self._between_frames() else None
         if text is None:
             super().data_received(data)
@@ -109,6 +125,33 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
             return None  # told by the state machine
 
     # -- ends
+
+    def handle_parser_exception(self) -> None:
+        """Say why the peer is not listened to any longer, and drop what it still sends, for a while."""
+        told = self.conn.close_sent
+        if self.close_sent or told is None:
+            super().handle_parser_exception()
+            return
+        self.close_sent = self.disconnected = True
+        self.stop_keepalive()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": told.code, "reason": told.reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self._dropped_at = self.loop.time()
+        self._drop_until(self._dropped_at + DROPPING_SECONDS)
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    def _drop_until(self, end: float) -> None:
+        assert self._dropped_at is not None
+        now = self.loop.time()
+        if now >= end:
+            self.transport.abort()
+        elif now - self._dropped_at >= QUIET_SECONDS:
+            self.transport.close()
+            self._watch()
+        else:
+            self.close_timer = self.loop.call_later(QUIET_SECONDS, self._drop_until, end)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop watching; who waits is told."""

@@ -206,3 +206,15 @@ async def test_messages_sent_ahead_wait_and_are_all_answered() -> None:
         assert [await peer.hear() for _ in range(60)] == [
             (Opcode.TEXT, str(number).encode()) for number in range(60)
         ]
+
+
+async def test_who_sends_far_too_much_gets_to_read_why() -> None:
+    """All of it is on its way before the peer listens: it must neither be reset nor wait for the end."""
+    async with echoing(most=1000) as peer:
+        head = struct.pack("!BBQ", 0x81, 0xFF, 100_000_000) + bytes(4)
+        with anyio.fail_after(60):
+            await peer.say(head, *[bytes(10_000_000)] * 10)
+        opcode, payload = await peer.hear()
+        assert (opcode, struct.unpack("!H", payload[:2])) == (Opcode.CLOSE, (CloseCode.MESSAGE_TOO_BIG,))
+        with pytest.raises(anyio.EndOfStream):
+            await peer.hear()

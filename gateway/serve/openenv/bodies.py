@@ -20,6 +20,9 @@ from gateway.serve.replies import client_error, problem
 
 __all__ = ["Handler", "body_of", "gated", "json_response", "told"]
 
+_UNTAKEN = {400: "invalid_json", 408: "body_too_slow", 413: "body_too_large", 415: "unsupported_media_type"}
+"""What a body that the gate does not take is called, by status."""
+
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
@@ -65,6 +68,10 @@ def json_response(value: JsonValue, status: int = 200, headers: dict[str, str] |
     return Response(dumps(value), status, headers, media_type="application/json")
 
 
+def _untaken(status: int, message: str, headers: dict[str, str]) -> Response:
+    return problem(status, _UNTAKEN[status], message, headers, detail=message)
+
+
 def _has_no_body(headers: Headers) -> bool:
     return "transfer-encoding" not in headers and headers.get("content-length", "0") == "0"
 
@@ -74,7 +81,7 @@ class _JsonOrNothing:
 
     def __init__(self, app: ASGIApp, limits: GateLimits) -> None:
         self._app = app
-        self._gate = StrictGate(app, limits)
+        self._gate = StrictGate(app, limits, _untaken)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         behind = self._app if _has_no_body(Headers(scope=scope)) else self._gate

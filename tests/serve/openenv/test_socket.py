@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect as blocking_connect
 
 from gateway.errors import SandboxError
 from gateway.runtime.episodes import EpisodeSettings
@@ -116,6 +118,27 @@ async def test_a_giant_frame_closes_readably_and_harms_nobody_else(tmp_path: Pat
         assert code == 1009
         assert reason
         assert (await ask(other, STATE))["data"]["episode_id"] == "mine"
+
+
+def send_giant(url: str, frame: str | bytes) -> tuple[str, int]:
+    """Send as clients do that listen in one thread and send in another; return the session and the code."""
+    with blocking_connect(f"{url}/ws") as socket:
+        socket.send(json.dumps({"type": "reset"}))
+        session: str = json.loads(socket.recv())["data"]["metadata"]["session_id"]
+        with suppress(ConnectionClosed):  # told while still sending: the next line says so
+            socket.send(frame)
+        with pytest.raises(ConnectionClosed) as told:
+            socket.recv(timeout=20)
+        return session, told.value.rcvd.code if told.value.rcvd else 0
+
+
+@pytest.mark.parametrize("frame", ["x" * 100_000_000, bytes(100_000_000)], ids=["text", "binary"])
+async def test_the_session_of_a_giant_frame_waits_for_its_client(tmp_path: Path, frame: str | bytes) -> None:
+    async with env_server(tmp_path) as server:
+        session, code = await anyio.to_thread.run_sync(send_giant, server.socket_url, frame)
+        assert code == 1009
+        async with dial(server, f"/ws?session_id={session}") as again:
+            assert (await ask(again, STATE))["data"]["metadata"]["session_id"] == session
 
 
 async def test_json_rpc_in_a_frame_is_of_the_sockets_own_session(tmp_path: Path) -> None:
