@@ -45,6 +45,8 @@ REHEARSE = "SANDGATE_REHEARSE"
 POOL, POOL_HEAD, POOL_STEP, POOL_LARGEST, MOST_HOLES = 1 << 14, 48, 16, 512, 1 << 14
 """Python's allocator: a pool's size and own part, the sizes that it knows, and where to stop in another."""
 BYTES_HEAD, BIG = 33, 1 << 40
+HUGE_BITS, MADV_COLLAPSE, RESERVED = 21, 25, 24 << 20
+"""Huge pages: their size and how memory is made one; how much memory is to lie side by side for them."""
 LAZY = ("asyncio", "anyio._backends._asyncio", "mcp.server.stdio")
 """What servers import only when they run; taken along where its package is loaded already."""
 
@@ -123,6 +125,7 @@ def main():
     own = os.environ  # noqa: TID251 - the server's, inside its sandbox
     rehearsed = own.pop(REHEARSE, None)
     given = dict(own)
+    reserved = reserve()
     starter = sibling("run_server")
     preload(starter, site, how, name, target)
     if rehearsed is not None:
@@ -134,6 +137,7 @@ def main():
     if signal.getsignal(SIGCHLD) == signal.SIG_IGN:
         handled.append(SIGCHLD)
     libc.signal(SIGCHLD, ctypes.c_void_p(SIG_IGN))  # sessions are not waited for here
+    reserved.clear()
     settle()
     control = socket.socket(fileno=0)
     control.send(b"ready")
@@ -149,14 +153,25 @@ def main():
         control.send(b"forked")
 
 
+def reserve():
+    """Have the arenas of Python's allocator lie side by side, for huge pages; return what keeps them."""
+    some = [b""] * (RESERVED // POOL_LARGEST)  # a list that grew would be moved, and leave gaps between them
+    for number in range(len(some)):
+        some[number] = bytes(POOL_LARGEST - BYTES_HEAD)
+    return some[::POOL_LARGEST]  # a few of each arena
+
+
 def settle():
     """Leave nothing to tidy up in memory, and no holes: forks would write there, on pages they share."""
     gc.collect()
     fill_pools()
+    frames = {id(one) >> HUGE_BITS for one in gc.get_objects()}
     gc.freeze()
     if hasattr(libc, "malloc_trim"):  # merges what is free; a large piece has it sorted
         libc.malloc_trim(0)
         bytes(MAX_MESSAGE)
+    for frame in frames:  # forks copy and drop a huge page as one, up to the first time that they write there
+        libc.madvise(ctypes.c_void_p(frame << HUGE_BITS), ctypes.c_size_t(1 << HUGE_BITS), MADV_COLLAPSE)
 
 
 def fill_pools():
