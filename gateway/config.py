@@ -375,9 +375,21 @@ def _command_secret(command: tuple[str, ...], name: str) -> str:
             command, capture_output=True, check=True, timeout=SECRET_COMMAND_SECONDS, text=True
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError) as error:
-        # Only the kind of failure: the command's own output may hold the secret.
-        raise UsageError(f"secret {name}: its command failed: {type(error).__name__}") from None
+        raise UsageError(f"secret {name}: its command failed: {_how(error)}; run it by hand") from None
     return done.stdout.rstrip("\n")
+
+
+def _how(error: Exception) -> str:
+    """Say how a command failed, and nothing of what it wrote: that may hold the secret."""
+    match error:
+        case subprocess.CalledProcessError(returncode=code):
+            return f"it ended with exit code {code}"
+        case subprocess.TimeoutExpired():
+            return f"it took longer than {SECRET_COMMAND_SECONDS} s"
+        case OSError():
+            return f"it could not be started: {error.strerror}"
+        case _:
+            return "it wrote something that is not UTF-8"
 
 
 _INSTALLER_NAMES = re.compile(

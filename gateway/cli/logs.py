@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gateway.cli.output import printable, say
-from gateway.core.secrets import mask
+from gateway.core.secrets import mask, spellings
 from gateway.runtime.call_log import FIELDS
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def hide(secrets: Iterable[str]) -> None:
     """Mask these values in every line from now on."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, _Formatter):
-            handler.formatter.secrets = tuple(secret for secret in secrets if secret)
+            handler.formatter.secrets = spellings(secrets)
 
 
 def teller(settings: LogSettings) -> Callable[[str], None]:

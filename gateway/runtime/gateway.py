@@ -17,6 +17,7 @@ from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.policy import CompiledPolicy
 from gateway.core.policy.limits import Counters
 from gateway.core.policy.state import PolicyState
+from gateway.core.secrets import spellings
 from gateway.core.seeding import episode_environment
 from gateway.core.session_facts import Mode
 from gateway.errors import ClientError, ShuttingDown, UnknownSession
@@ -135,7 +136,7 @@ class Gateway:
             counters=counters,
             mode=settings.mode,
             plain_arguments=settings.plain_arguments,
-            secrets=tuple(settings.secrets.values()),
+            secrets=spellings(settings.secrets.values()),
         )
         self._in_flight = 0
         self._idle = anyio.Event()
@@ -398,7 +399,7 @@ async def open_gateway(
     `shared` is what this gateway, worker number `worker`, counts together with others.
     """
     async with gate or EgressGate(settings.egress) as opened:
-        egress = EgressDesk(opened, ledger, tuple(settings.secrets.values()))
+        egress = EgressDesk(opened, ledger, spellings(settings.secrets.values()))
         served = await serve_packs(
             packs, driver=driver, installer=installer, settings=settings.serving(), say=say, egress=egress
         )

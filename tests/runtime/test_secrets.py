@@ -17,6 +17,7 @@ from gateway.sandbox.contract import SandboxDriver
 from gateway.sandbox.drivers import DRIVERS, make_driver
 from tests.support.docker_engine import provide_engine
 from tests.support.gateways import copy_pack, served
+from tests.support.terminal import sandgate
 
 SECRET = "hush-86397-and-more"
 TELLS = "version: 1\nrules: [{id: all, allow: 'echo.*'}]\n"
@@ -85,8 +86,42 @@ async def test_a_server_that_tells_its_secret_is_masked_in_results_errors_and_th
     assert SECRET not in kept_in(tmp_path / "state")
 
 
+KEY = '-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0"BAQ\\EFAAS\nCBKcwggSjAgEAAoIBAQDé\n-----END KEY-----'
+"""As keys are: of several lines. With what JSON and URLs write otherwise."""
+AS = {
+    "as it is": "value",
+    "in JSON": "json.dumps(value)",
+    "in JSON of any text": "json.dumps(value, ensure_ascii=False)",
+    "in a URL": "__import__('urllib.parse').parse.quote(value, safe='')",
+    "one of its lines": "value.splitlines()[1]",
+}
+
+
+@pytest.mark.parametrize("spelt", AS.values(), ids=AS)
+async def test_a_secret_is_masked_however_a_text_spells_it(spelt: str, tmp_path: Path) -> None:
+    tells = f'value = os.environ[arguments["name"]]; return text("<" + {spelt} + ">")'
+    with_secret(tmp_path, code=('return text(os.environ.get(arguments["name"], ""))', tells))
+    async with served(tmp_path, policy=TELLS, secrets={"TOKEN": KEY}) as gateway:
+        session = await gateway.open_session("echo", LOCAL)
+        told = str(await call(gateway, session, "env", name="TOKEN"))
+    assert "[secret]" in told
+    assert "MIIEv" not in told
+    assert "MIIEv" not in kept_in(tmp_path / "state")
+
+
 def kept_in(folder: Path) -> str:
     return "".join(file.read_text(errors="replace") for file in folder.rglob("*") if file.is_file())
+
+
+def test_a_command_that_fails_is_told_by_its_exit_code_and_not_by_what_it_wrote(tmp_path: Path) -> None:
+    folder = with_secret(tmp_path)
+    config = tmp_path / "gateway.yaml"
+    config.write_text("secrets: {TOKEN: {command: [sh, -c, 'echo half-a-secret; exit 3']}}\n")
+    done = sandgate("call", str(folder), "env", "--config", str(config), "--state", str(tmp_path / "state"))
+    assert done.code == 2
+    assert done.err.strip().endswith(
+        "secret TOKEN: its command failed: it ended with exit code 3; run it by hand"
+    )
 
 
 @pytest.mark.parametrize("source", ["{env: ELSEWHERE}", "{file: gone.txt}", "{command: ['false']}", None])
