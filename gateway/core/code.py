@@ -171,8 +171,8 @@ def refusal(message: str, kind: str) -> JsonObject:
 # -- how it is shown ------------------------------------------------------------------------------
 
 
-def call_entry(tool: str, arguments: JsonObject, outcome: Outcome | None) -> JsonObject:
-    """Return one of an observation's `calls`; no outcome: there was no time left for one."""
+def call_entry(tool: str, arguments: JsonObject, outcome: Outcome) -> JsonObject:
+    """Return one of an observation's `calls`."""
     entry: JsonObject = {"tool": tool, "arguments": arguments}
     match outcome:
         case Answered(decision, result):
@@ -181,8 +181,6 @@ def call_entry(tool: str, arguments: JsonObject, outcome: Outcome | None) -> Jso
             entry["outcome"] = "denied"
         case Failed(decision, kind):
             entry |= {"outcome": "failed", "failure": kind.value}
-        case None:
-            return {**entry, "outcome": "failed", "failure": "timeout", "decision": None}
     return {**entry, "decision": decision.wire()}
 
 

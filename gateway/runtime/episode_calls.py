@@ -5,7 +5,7 @@ Takes note of what the episode counts; judges nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -37,25 +37,27 @@ class EpisodeCalls:
 
     async def call(
         self, tool: str, arguments: JsonObject, front: Front, seconds: float | None
-    ) -> Outcome | None:
-        """Call a tool; `None` where no outcome came in time: it may have run.
+    ) -> tuple[Outcome, bool]:
+        """Call a tool; return the outcome, and whether it is that no answer came in time: it may have run.
 
         Raises what `Gateway.call` raises.
         """
-        outcome: Outcome | None = None
-        calling = self.gateway.call(self.session, ToolCall(new_call_id(), tool, arguments, front))
+        call, late = ToolCall(new_call_id(), tool, arguments, front), False
         if seconds is None:
-            outcome = await calling
+            outcome = await self.gateway.call(self.session, call)
         else:
-            with anyio.move_on_after(seconds):
-                outcome = await calling
+            ended: list[Outcome] = []
+            with anyio.move_on_after(seconds) as bound:
+                await self.gateway.call(self.session, call, heard=ended.append)
+            outcome, late = ended[0], bound.cancelled_caught
+        if late and isinstance(outcome, Failed):
+            message = f"no answer within {seconds:g} s; the call may still have run"
+            outcome = replace(outcome, kind=FailureKind.TIMEOUT, message=message)
         self._note_loss(outcome)
-        if outcome is None:
-            return None
         self._earn(self.state.saw(tool, outcome))
         if tool == SUBMIT_TOOL and isinstance(outcome, Answered) and not outcome.result.get("isError"):
             self.state.submit(arguments.get("answer"))  # a submitting tool of the pack's own
-        return outcome
+        return outcome, late
 
     def tools(self) -> list[JsonObject]:
         """Return the tools' MCP definitions as the policy shows them, with the one that submits."""
@@ -75,7 +77,7 @@ class EpisodeCalls:
         if reward is not None:
             self.reward = reward + (self.reward or 0.0)
 
-    def _note_loss(self, outcome: Outcome | None) -> None:
+    def _note_loss(self, outcome: Outcome) -> None:
         lost = self.session.failed
         if lost is None and isinstance(outcome, Failed) and outcome.kind in _SERVER_LOST:
             lost = outcome.message

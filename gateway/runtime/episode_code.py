@@ -119,9 +119,9 @@ class EpisodeCode:
             self.calls.state.submit(arguments.get("answer"))
             return {"data": "submitted"}
         left = max(0.0, turn.until - anyio.current_time())
-        outcome = await self.calls.call(call.tool, arguments, Front.CODE, left)
+        outcome, late = await self.calls.call(call.tool, arguments, Front.CODE, left)
         turn.calls.append(call_entry(call.tool, arguments, outcome))
-        return LATE if outcome is None else call_answer(outcome)
+        return LATE if late else call_answer(outcome)
 
     def _refused(self, turn: _Turn) -> JsonObject | None:
         if self.calls.state.over:

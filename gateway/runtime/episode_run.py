@@ -178,10 +178,7 @@ class EpisodeRun:
 
     async def _call(self, action: CallTool, seconds: float | None) -> _Shown:
         name = action.tool_name
-        outcome = await self.calls.call(name, action.arguments, Front.ENV, seconds)
-        if outcome is None:
-            message = f"no answer within {seconds:g} s; the call may still have run"
-            return _Shown(error_observation(name, ErrorType.TIMEOUT, message))
+        outcome, _ = await self.calls.call(name, action.arguments, Front.ENV, seconds)
         return _Shown(call_observation(name, outcome), {"policy": policy_of(outcome)})
 
     async def _snapshot(self) -> _Shown:

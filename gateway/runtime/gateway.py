@@ -23,7 +23,7 @@ from gateway.core.session_facts import Mode
 from gateway.errors import ClientError, ShuttingDown, UnknownSession
 from gateway.runtime.approvals import Approvals, Prompt
 from gateway.runtime.call_log import log_call
-from gateway.runtime.call_path import CallPath
+from gateway.runtime.call_path import CallPath, Told
 from gateway.runtime.clock import Clock
 from gateway.runtime.egress import EgressDesk
 from gateway.runtime.lease_pool import LeasePool
@@ -296,11 +296,13 @@ class Gateway:
         call: ToolCall,
         prompt: Prompt | None = None,
         peer: ClientPeer | None = None,
+        heard: Callable[[Outcome], None] | None = None,
     ) -> Outcome:
         """Judge, record, run, record, answer: every call of every front goes through here.
 
         `prompt` puts an approval that the call needs to whoever sits at its client, where a front can;
-        `peer` is that client for what the server asks and tells while the call runs.
+        `peer` is that client for what the server asks and tells while the call runs. `heard` is told the
+        outcome as well, of a call that is cancelled too; it must neither wait nor raise.
         Never raises for anything the call did; raises `ShuttingDown` while draining and
         `UnknownSession` for a closed session. Cancelled, it still records how the call ended.
         """
@@ -319,7 +321,7 @@ class Gateway:
                 prompt=prompt,
                 peer=peer,
                 clock=self.clock,
-                told=self._ended,
+                told=self._ended if heard is None else self._ended_for(heard),
                 tracing=self.tracing,
             )
             if self.tracing is None:
@@ -345,6 +347,15 @@ class Gateway:
         served = session.pack
         self.tally.ended(served.name, served.catalog, call, outcome, seconds, at_server)
         log_call(session, call, outcome, seconds, at_server)
+
+    def _ended_for(self, heard: Callable[[Outcome], None]) -> Told:
+        def ended(
+            session: Session, call: ToolCall, outcome: Outcome, seconds: float, at_server: float | None
+        ) -> None:
+            self._ended(session, call, outcome, seconds, at_server)
+            heard(outcome)
+
+        return ended
 
     # -- lifetime
 

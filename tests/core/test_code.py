@@ -98,5 +98,5 @@ def test_a_call_is_listed_with_its_outcome_and_decision() -> None:
         "outcome": "denied",
         "decision": DENIED.wire(),
     }
-    late = call_entry("t", {}, None)
-    assert (late["outcome"], late["failure"], late["decision"]) == ("failed", "timeout", None)
+    late = call_entry("t", {}, Failed(DENIED, FailureKind.TIMEOUT, "no answer"))
+    assert (late["outcome"], late["failure"], late["decision"]) == ("failed", "timeout", DENIED.wire())

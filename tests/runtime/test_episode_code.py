@@ -230,8 +230,8 @@ async def test_a_call_that_takes_too_long_is_given_up_in_the_codes_time(tmp_path
     async with playing(tmp_path) as session:
         late = await ran(session, "kept = 1\nsleep(seconds=30)", 0.5)
         assert late["error"]["error_type"] == "timeout"
-        assert [(c["tool"], c["outcome"], c["failure"]) for c in late["calls"]] == [
-            ("sleep", "failed", "timeout")
+        assert [(c["tool"], c["outcome"], c["failure"], c["decision"]["code"]) for c in late["calls"]] == [
+            ("sleep", "failed", "timeout", "rule_allow")
         ]
         assert (await ran(session, "kept"))["result"] == 1
 

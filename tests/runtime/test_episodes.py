@@ -278,7 +278,15 @@ async def test_a_step_has_its_own_deadline_where_the_caller_wants_one(tmp_path: 
         with anyio.fail_after(3):
             late = await session.step(call("sleep", seconds=30), seconds=0.2)
         assert observed(late)["error"]["error_type"] == "timeout"
+        assert metadata(late)["policy"]["code"] == "rule_allow"
         assert not late.done
+
+
+async def test_a_call_that_is_denied_with_no_time_left_is_a_denial_all_the_same(tmp_path: Path) -> None:
+    async with playing(tmp_path) as session:
+        denied = await session.step(call("echo", text="forbidden"), seconds=0.0)
+        assert metadata(denied)["policy"]["code"] == "rule_deny"
+        assert denied.reward == -0.25
 
 
 async def test_a_server_that_does_not_answer_in_time_is_a_timeout(tmp_path: Path) -> None:
