@@ -78,7 +78,7 @@ class BubblewrapDriver:
             return f"control groups ({', '.join(self._machine.groups)}) and resource limits"
         return (
             "resource limits of each process alone: no control groups for memory and pids can be written "
-            "here, so CPU time is not limited and memory is per process"
+            "here, so CPU time is not limited, memory is counted per process, and what processes share is not"
         )
 
     async def __aenter__(self) -> BubblewrapDriver:
