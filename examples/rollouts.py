@@ -21,7 +21,7 @@ from pathlib import Path
 import anyio
 
 from gateway.core.json_types import JsonObject
-from gateway.training import AsyncEnv, CapacityReached, ResetResult, StepResult, Tool
+from gateway.training import AsyncEnv, CapacityReached, EnvError, ResetResult, StepResult, Tool
 from gateway.training.plot import Lines
 
 
@@ -137,18 +137,32 @@ def plot(played: Sequence[Played], file: Path) -> None:
     )
 
 
+def count(text: str) -> int:
+    """Read a number of the command line that is at least one."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
 def main() -> None:
     """Read the command line, play, report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("url", help="what `sandgate serve --mode training` prints")
     parser.add_argument("--pack", help="which pack, where several are served")
     parser.add_argument("--task", action="append", help="a task, or several in turn [the pack's first]")
-    parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--parallel", type=int, default=8)
+    parser.add_argument("--episodes", type=count, default=100)
+    parser.add_argument("--parallel", type=count, default=8)
     parser.add_argument("--max-calls", type=int, default=5, help="calls of an episode before it submits")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw rewards and denials as SVG")
     options = parser.parse_args()
-    played = anyio.run(rollouts, options)
+    played, faults = [], list[str]()
+    try:
+        played = anyio.run(rollouts, options)
+    except* EnvError as told:
+        faults = sorted({str(fault) for fault in told.exceptions})
+    if faults:
+        parser.exit(1, f"\n{parser.prog}: {faults[0]}\n")
     report(played)
     if options.plot:
         plot(played, options.plot)

@@ -24,20 +24,23 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-from datasets import Dataset
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-from transformers import (
-    PreTrainedTokenizerFast,
-    PrinterCallback,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    TrainerCallback,
-    set_seed,
-)
-from trl import GRPOConfig, GRPOTrainer
+try:
+    import torch
+    from datasets import Dataset
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from transformers import (
+        PreTrainedTokenizerFast,
+        PrinterCallback,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+        TrainerCallback,
+        set_seed,
+    )
+    from trl import GRPOConfig, GRPOTrainer
+except ImportError as missing:
+    sys.exit(f"{sys.argv[0]}: {missing}; this example needs: pip install sandgate torch 'trl==1.16.*'")
 
-from gateway.training import trl_environment
+from gateway.training import EnvError, trl_environment
 from gateway.training.plot import Lines
 
 REPOSITORY = {"repo_path": "/workspace"}
@@ -175,13 +178,17 @@ def main() -> None:
     tokenizer = tiny_tokenizer() if options.model is None else None
     row = {"prompt": [{"role": "user", "content": "Use the tools. "}], "task": options.task, "seed": 1}
     progress = Progress()
+    try:
+        environment = trl_environment(options.url, pack="git", task=options.task)
+    except EnvError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
             model=options.model if tokenizer is None else tiny_model(tokenizer),
             processing_class=tokenizer,
             args=settings(folder, options),
             train_dataset=Dataset.from_list([row] * options.generations),
-            environment_factory=trl_environment(options.url, pack="git", task=options.task),
+            environment_factory=environment,
             callbacks=[progress],
         )
         trainer.remove_callback(PrinterCallback)

@@ -15,15 +15,16 @@ SVG = "{http://www.w3.org/2000/svg}"
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "rollouts.py"
 
 
-def run(url: str, chart: Path) -> subprocess.CompletedProcess[str]:
+def run(url: str, *more: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, str(EXAMPLE), url, "--episodes", "10", "--parallel", "3", "--max-calls", "3"]
-    argv += ["--task", "be-good", "--task", "fix-readme", "--plot", str(chart)]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    argv += more
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
 
 
 async def test_many_episodes_are_played_and_their_rewards_and_denials_shown(tmp_path: Path) -> None:
     async with env_server(tmp_path) as server:
-        done = await anyio.to_thread.run_sync(run, server.url, tmp_path / "rollouts.svg")
+        tasks, chart = ("--task", "be-good", "--task", "fix-readme"), str(tmp_path / "rollouts.svg")
+        done = await anyio.to_thread.run_sync(run, server.url, *tasks, "--plot", chart)
         assert server.gateway.readiness().detail["sessions"] == 0
     assert done.returncode == 0, done.stderr
     assert "10/10 episodes" in done.stderr
@@ -32,3 +33,13 @@ async def test_many_episodes_are_played_and_their_rewards_and_denials_shown(tmp_
     assert [line.split()[:2] for line in lines] == [["be-good", "5"], ["fix-readme", "5"]]
     shown = [text.text for text in ElementTree.parse(tmp_path / "rollouts.svg").iter(f"{SVG}text")]
     assert {"10 episodes, means of 1", "reward", "denials"} <= set(shown)
+
+
+async def test_what_is_wrong_with_the_gateway_or_the_task_is_one_sentence(tmp_path: Path) -> None:
+    async with env_server(tmp_path) as server:
+        lost = await anyio.to_thread.run_sync(run, server.url, "--task", "no-such-task")
+    gone = await anyio.to_thread.run_sync(run, server.url)
+    assert (lost.returncode, gone.returncode) == (1, 1)
+    assert "rollouts.py: no task 'no-such-task'; there are: be-good, fix-readme" in lost.stderr
+    assert f"rollouts.py: cannot talk to {server.socket_url}" in gone.stderr
+    assert "Traceback" not in lost.stderr + gone.stderr
