@@ -9,7 +9,7 @@ can be asked is sent the answers at once. Nothing here decides or sends a call a
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
 
@@ -18,15 +18,15 @@ from gateway.core.json_types import JsonObject, JsonValue
 from gateway.runtime.deadline import Deadline
 from gateway.runtime.exchange import Ask, Exchange, Note, UpstreamFailure
 from gateway.runtime.parking import Parked
-from gateway.runtime.peer import ClientPeer, PeerError, Standing, wanted_capability
+from gateway.runtime.peer import ClientPeer, PeerError, Standing, lacking
 
-__all__ = ["answer_inputs", "answer_to", "converse", "inputs_of", "needs_input", "park"]
+__all__ = ["answer_inputs", "answer_to", "check_inputs", "converse", "inputs_of", "needs_input", "park"]
 
 logger = logging.getLogger(__name__)
 
 _PUT_SECONDS, _PUT_LATE_SECONDS = 5.0, 0.5
 """How long an answer may take to be read, and how much of it beyond the end of the call's time."""
-_METHOD_NOT_FOUND, _INVALID_PARAMS, _INTERNAL = -32601, -32602, -32603
+_METHOD_NOT_FOUND, _INTERNAL, _MISSING_CAPABILITY = -32601, -32603, -32021
 Put = Callable[[JsonObject], Awaitable[None]]
 """Sends the server a message."""
 
@@ -78,7 +78,7 @@ async def _put_question(
 
 
 async def _answer(peer: ClientPeer, ask: Ask) -> JsonObject:
-    fault = undeclared(peer, ask.method)
+    fault = undeclared(peer.capabilities, ask.method, ask.params)
     return await answer_to(peer, ask) if fault is None else _error(ask.id, _METHOD_NOT_FOUND, fault)
 
 
@@ -95,12 +95,17 @@ async def answer_to(peer: Standing, ask: Ask) -> JsonObject:
     return {"jsonrpc": "2.0", "id": ask.id, "result": result}
 
 
-def undeclared(peer: ClientPeer, method: str) -> str | None:
-    """Return why this client is not asked that, or `None`."""
-    capability = wanted_capability(method)
-    if capability is None:
+def undeclared(capabilities: Mapping[str, JsonValue], method: str, params: JsonValue) -> str | None:
+    """Return why a client of these capabilities is not asked that, or `None`."""
+    lack = lacking(capabilities, method, params)
+    if lack is None:
         return f"{method[:64]!r} is not offered by this client"
-    return None if capability in peer.capabilities else f"the client did not declare {capability!r}"
+    return f"the client did not declare {_named(lack)!r}" if lack else None
+
+
+def _named(lack: JsonObject) -> str:
+    """Return a capability, or a part of one, as it is spoken of: `elicitation.url`."""
+    return next(".".join((name, *part)) for name, part in lack.items() if isinstance(part, dict))
 
 
 def _error(request_id: int | str, code: int, message: str, data: JsonValue = None) -> JsonObject:
@@ -118,7 +123,7 @@ async def park(exchange: Exchange, put: Put) -> Parked | None:
     assert exchange.peer is not None
     asks: list[Ask] = []
     for ask in exchange.take_asks():
-        fault = undeclared(exchange.peer, ask.method)
+        fault = undeclared(exchange.peer.capabilities, ask.method, ask.params)
         if fault is None:
             asks.append(ask)
         else:
@@ -138,6 +143,29 @@ def inputs_of(result: JsonObject) -> JsonObject:
     """Return what is asked by such a result, by key."""
     requests = result.get("inputRequests")
     return requests if isinstance(requests, dict) else {}
+
+
+def check_inputs(result: JsonObject, capabilities: Mapping[str, JsonValue]) -> None:
+    """Refuse questions that a client of these capabilities is not to be asked (`UpstreamFailure`).
+
+    The caller is told by the protocol's own error what it would have to declare.
+    """
+    lack: JsonObject = {}
+    for request in inputs_of(result).values():
+        method = request.get("method") if isinstance(request, dict) else None
+        params = request.get("params") if isinstance(request, dict) else None
+        missing = lacking(capabilities, method, params) if isinstance(method, str) else None
+        if missing is None:
+            raise UpstreamFailure(FailureKind.PROTOCOL, "the server asks for input that no client gives")
+        for name, part in missing.items():
+            known = lack.get(name)
+            lack[name] = {**known, **part} if isinstance(known, dict) and isinstance(part, dict) else part
+    if lack:
+        said = "this needs what the client did not declare: " + ", ".join(
+            _named({name: part}) for name, part in lack.items()
+        )
+        error = ServerError(_MISSING_CAPABILITY, said, {"requiredCapabilities": lack})
+        raise UpstreamFailure(FailureKind.SERVER_ERROR, said, error)
 
 
 async def answer_inputs(
@@ -171,11 +199,7 @@ async def answer_inputs(
 async def _input(peer: ClientPeer, request: JsonValue) -> JsonObject:
     method = request.get("method") if isinstance(request, dict) else None
     params = request.get("params") if isinstance(request, dict) else None
-    if not isinstance(method, str):
-        raise UpstreamFailure(FailureKind.PROTOCOL, "the server asks for input without a method")
-    fault = undeclared(peer, method)
-    if fault is not None:
-        raise UpstreamFailure(FailureKind.PROTOCOL, f"the server asks for input: {fault}")
+    assert isinstance(method, str), "inputs are checked before anybody is asked"
     try:
         return await peer.request(method, params if isinstance(params, dict) else {})
     except PeerError as error:

@@ -6,7 +6,7 @@ how to reach that client. Protocols and values; does nothing itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
@@ -20,7 +20,7 @@ __all__ = [
     "PeerError",
     "Standing",
     "Veiled",
-    "wanted_capability",
+    "lacking",
 ]
 
 Era: TypeAlias = Literal["legacy", "modern"]
@@ -104,6 +104,27 @@ _CAPABILITY = {
 }
 
 
-def wanted_capability(method: str) -> str | None:
-    """Return what a client has to declare before it is asked this, `None` for no known request."""
-    return _CAPABILITY.get(method)
+def lacking(capabilities: Mapping[str, JsonValue], method: str, params: JsonValue) -> JsonObject | None:
+    """Return what a client of these capabilities lacks to be asked that: nothing is empty.
+
+    `None` for what no client is asked.
+    """
+    name = _CAPABILITY.get(method)
+    if name is None:
+        return None
+    declared = capabilities.get(name)
+    if declared is None:
+        return {name: {}}
+    part = _part(method, params if isinstance(params, dict) else {})
+    parts = declared if isinstance(declared, dict) else {}
+    # Elicitation of nothing in particular means forms, as it did when there was nothing else.
+    if part is None or part in parts or (part == "form" and "url" not in parts):
+        return {}
+    return {name: {part: {}}}
+
+
+def _part(method: str, params: JsonObject) -> str | None:
+    """Return which part of a capability a question needs, `None` where the whole is enough."""
+    if method == "elicitation/create":
+        return "url" if params.get("mode") == "url" else "form"
+    return "tools" if "tools" in params or "toolChoice" in params else None

@@ -19,7 +19,15 @@ from gateway.core.calls import FailureKind, ServerError
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import JsonLimits, StrictJsonError, dumps, loads
 from gateway.loop import current_loop
-from gateway.runtime.conversing import answer_inputs, answer_to, converse, inputs_of, needs_input, park
+from gateway.runtime.conversing import (
+    answer_inputs,
+    answer_to,
+    check_inputs,
+    converse,
+    inputs_of,
+    needs_input,
+    park,
+)
 from gateway.runtime.deadline import Deadline
 from gateway.runtime.exchange import MOST_OPEN, MOST_QUESTIONS, Ask, Exchange, Note, UpstreamFailure
 from gateway.runtime.framing import Frame, LineFramer, TooLong, answered_id
@@ -36,7 +44,7 @@ from gateway.runtime.opening import (
     without_stream,
 )
 from gateway.runtime.parking import Parked, Parking
-from gateway.runtime.peer import NOBODY, ClientFacts, ClientPeer, Standing, wanted_capability
+from gateway.runtime.peer import NOBODY, ClientFacts, ClientPeer, Standing, lacking
 from gateway.sandbox.contract import Sandbox
 
 __all__ = ["PROTOCOL_VERSION", "Announced", "Upstream", "UpstreamFailure", "UpstreamSettings"]
@@ -197,7 +205,10 @@ class Upstream:
         """Send a request; what a server asks by its result is asked of a client that does not defer."""
         result = await self._exchange(method, params, peer, deadline)
         rounds = questions = 0
-        while self.offers.era == "modern" and needs_input(result) and not (peer and peer.defers):
+        while self.offers.era == "modern" and needs_input(result):
+            check_inputs(result, {} if peer is None else peer.capabilities)
+            if peer is not None and peer.defers:
+                break
             open_now = len(inputs_of(result))
             rounds, questions = rounds + 1, questions + open_now
             if peer is None:
@@ -524,8 +535,9 @@ class Upstream:
     def _ask_standing(self, ask: Ask) -> bool:
         """Put a question that belongs to no call to the session's client; `False` if there is no way."""
         standing = self._standing()
-        wanted = wanted_capability(ask.method)
-        if standing is None or self._tasks is None or wanted not in self.client.capabilities:
+        if standing is None or self._tasks is None:
+            return False
+        if lacking(self.client.capabilities, ask.method, ask.params) != {}:
             return False
         if self._standing_asks >= _MOST_STANDING:
             return False

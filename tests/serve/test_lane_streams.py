@@ -90,11 +90,14 @@ async def call(
     headers = {**own, "content-type": "application/json", "accept": accept}
     came: list[Any] = []
     async with mcp.http.stream("POST", mcp.url, json=body, headers=headers) as response:
-        assert response.status_code == 200
         media = response.headers["content-type"].split(";")[0]
         assert response.headers.get("mcp-session-id") == (mcp.session_id if era == LEGACY else None)
         if media == "application/json":
-            return media, [json.loads(await response.aread())]
+            message = json.loads(await response.aread())
+            lacks = message.get("error", {}).get("code") == -32021
+            assert response.status_code == (400 if lacks else 200)
+            return media, [message]
+        assert response.status_code == 200
         async for line in response.aiter_lines():
             if not line.startswith("data:"):
                 continue

@@ -20,7 +20,7 @@ from gateway.core.results import DECISION_META_KEY, failure_text
 from gateway.runtime.listings import Listing
 from gateway.runtime.sessions import Session, new_call_id
 from gateway.serve.mcp.calling import Calling
-from gateway.serve.mcp.envelope import end_to_end_meta
+from gateway.serve.mcp.envelope import end_to_end_meta, is_modern
 from gateway.serve.mcp.peers import LEVEL_STATE, LOG_LEVELS
 from gateway.serve.mcp.requests import RequestContext, meta_of, params_of, text_param
 from gateway.serve.mcp.sessions import connection_of
@@ -29,6 +29,7 @@ __all__ = ["OfferFront"]
 
 _DENIED = 403
 _NO_ANSWER = 502
+_NOT_FOUND = -32002
 _UNAVAILABLE = "sandgate/unavailable"
 
 
@@ -175,7 +176,11 @@ class OfferFront:
         result = await self._calling.answered(ctx, session, call)
         if isinstance(result, dict):
             return result
-        raise _error(result, unknown, data)
+        error = _error(result, unknown, data)
+        if error.error.code == _NOT_FOUND and is_modern(ctx.protocol_version):
+            # What servers with sessions say of a resource that is not there; without, nobody may any more.
+            raise MCPError(INVALID_PARAMS, error.error.message, error.error.data)
+        raise error
 
 
 def _call(

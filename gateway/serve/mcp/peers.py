@@ -18,6 +18,7 @@ from mcp_types import LOG_LEVEL_META_KEY
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.runtime.peer import PeerError
 from gateway.serve.mcp.envelope import is_modern
+from gateway.serve.mcp.plain_answers import takes_streams
 from gateway.serve.mcp.requests import RequestContext, client_of, meta_of
 from gateway.serve.mcp.sessions import Binding, Bindings, connection_of, scope_of
 
@@ -65,12 +66,14 @@ class Peer:
         self.log_level = level if self.defers and isinstance(level, str) else None
         # The SDK's own way to a request's stream takes typed messages only, and drops unknown fields.
         self._stream = ctx.session._request_outbound  # pyright: ignore[reportPrivateUsage]
+        scope = scope_of(ctx)
+        self._hears = scope is None or takes_streams(scope)
         self._connection = connection_of(ctx)
         self._standing = StandingPeer(self._connection, binding)
 
     async def request(self, method: str, params: JsonObject) -> JsonObject:
         """Ask the client on the stream of its request, or where it listens."""
-        if not self._stream.can_send_request:
+        if not (self._hears and self._stream.can_send_request):
             return await self._standing.request(method, params)
         try:
             return await self._stream.send_raw_request(method, params)

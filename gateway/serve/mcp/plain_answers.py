@@ -1,7 +1,8 @@
 """Answers as plain JSON where nothing was said before them, as an event stream from the first notification.
 
 The SDK opens a stream for every request of a session. Most calls say nothing until they end, and
-JSON is what the simplest of clients read. A client that takes no streams gets the answer alone.
+JSON is what the simplest of clients read. A client that takes no streams gets the answer alone: what is
+asked of it goes where it listens.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ from typing import Any, cast
 
 from starlette.types import Message, Scope, Send
 
-__all__ = ["PlainAnswers", "accepting_streams"]
+__all__ = ["PlainAnswers", "accepting_streams", "takes_streams"]
 
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _STREAM = b"text/event-stream"
+_ANSWER_ONLY = "sandgate.answer_only"
+
+
+def takes_streams(scope: Scope) -> bool:
+    """Whether the sender of a request hears what is said on it before its answer."""
+    return _ANSWER_ONLY not in scope
 
 
 def accepting_streams(scope: Scope) -> tuple[Scope, bool]:
@@ -26,7 +33,8 @@ def accepting_streams(scope: Scope) -> tuple[Scope, bool]:
     if not any(b"application/json" in value.lower() for value in accept):
         return scope, True  # not for us to mend: it is refused
     headers = [(name, value) for name, value in scope["headers"] if name != b"accept"]
-    return {**scope, "headers": [*headers, (b"accept", b"application/json, " + _STREAM)]}, False
+    headers.append((b"accept", b"application/json, " + _STREAM))
+    return {**scope, "headers": headers, _ANSWER_ONLY: True}, False
 
 
 class PlainAnswers:

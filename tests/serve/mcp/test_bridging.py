@@ -18,6 +18,7 @@ from gateway.runtime.announcements import MOST_LISTENERS
 from gateway.runtime.audit import query
 from gateway.runtime.gateway import Gateway
 from gateway.sandbox.contract import SandboxSpec
+from gateway.serve.mcp import peers
 from tests.support.bridging import ALICE, FORMS, modern, serving, streamed
 from tests.support.mcp_http import LEGACY, MODERN, RawMcp, modern_meta, texts
 
@@ -91,6 +92,43 @@ async def test_a_client_that_declared_nothing_is_asked_nothing(tmp_path: Path) -
         assert "-32601" in (await modern(mcp, "old_greet"))["result"]["content"][0]["text"]
 
 
+@pytest.mark.parametrize("declared", [{}, {"sampling": {}}, {"elicitation": {"url": {}}}])
+async def test_a_question_that_a_caller_did_not_declare_becomes_the_protocols_own_refusal(
+    tmp_path: Path, declared: dict[str, Any]
+) -> None:
+    lacks: dict[str, Any] = {"form": {}} if "elicitation" in declared else {}
+    data = {"requiredCapabilities": {"elicitation": lacks}}
+    async with serving(tmp_path) as (mcp, _):
+        params: dict[str, Any] = {"name": "new_greet", "arguments": {}}
+        meta = {"io.modelcontextprotocol/clientCapabilities": declared, "progressToken": 1}
+        answers = [await mcp.modern("tools/call", {**params, "_meta": meta}) for _ in range(2)]
+        client = RawMcp(mcp.http, mcp.url, capabilities=declared)
+        legacy = await client.call(LEGACY, "new_greet")
+    for answer in answers:
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["data"]) == (400, -32021, data)
+    assert legacy.json()["error"]["data"] == data
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_a_caller_that_takes_no_streams_is_asked_where_it_listens_or_told_that_it_is_not(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "_LISTENING_SECONDS", 0.2)
+    async with serving(tmp_path) as (mcp, _):
+        mcp.capabilities = FORMS
+        await mcp.initialize()
+        call: dict[str, Any] = {"name": f"{server}_greet", "arguments": {}}
+        calls: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+        session = {"mcp-session-id": mcp.session_id or "", "accept": "application/json"}
+        early = {**session, "mcp-protocol-version": "2025-03-26", "accept": "*/*"}
+        with anyio.fail_after(20):
+            alone = await mcp.post(json.dumps(calls).encode(), session)
+            batch = await mcp.post(json.dumps([calls]).encode(), early)
+        for answer in (alone.json(), batch.json()[0]):
+            assert "no stream on which it could be asked" in json.dumps(answer)
+
+
 async def test_a_server_is_told_exactly_what_its_own_caller_can_do(tmp_path: Path) -> None:
     async with serving(tmp_path) as (mcp, _):
         roots = {"roots": {"listChanged": True}}
@@ -149,6 +187,19 @@ async def test_progress_comes_under_the_callers_token_and_logs_by_its_level(
         await mcp.legacy("logging/setLevel", {"level": "error"})
         *said, _ = await streamed(mcp, f"{server}_steps")
         assert [each["params"]["level"] for each in said] == ["error", "error"]
+
+
+@pytest.mark.parametrize(
+    ("era", "server", "code"),
+    [(LEGACY, "legacy", -32002), (LEGACY, "modern", -32602), (MODERN, "legacy", -32602)],
+)
+async def test_a_resource_that_is_not_there_is_told_as_the_callers_era_has_it(
+    tmp_path: Path, era: str, server: str, code: int
+) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        uri = f"doc://{server}/gone/x"
+        error = (await mcp.send(era, "resources/read", {"uri": uri})).json()["error"]
+    assert (error["code"], error["data"]) == (code, {"uri": uri})
 
 
 @pytest.mark.parametrize("era", ERAS)

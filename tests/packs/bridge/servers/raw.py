@@ -25,6 +25,10 @@ CANCELLED: set[Any] = set()
 WRITING = threading.Lock()
 
 
+class Gone(Exception):
+    """A resource that is not there."""
+
+
 def say(message: JsonObject) -> None:
     with WRITING:
         sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
@@ -184,6 +188,11 @@ def handle(method: str, params: JsonObject, request_id: Any) -> JsonObject:
         case "resources/list":
             names = [f"doc://{sys.argv[1]}/a", "doc://shared/b", "doc://secret/c"]
             return {"resources": [{"uri": uri, "name": uri, "unknownField": BIG} for uri in names]}
+        case "resources/templates/list":
+            template = {"uriTemplate": f"doc://{sys.argv[1]}/gone/{{name}}", "name": "gone"}
+            return {"resourceTemplates": [template]}
+        case "resources/read" if "/gone/" in params["uri"]:
+            raise Gone(params["uri"])
         case "resources/read":
             return {"contents": [{"uri": params["uri"], "text": sys.argv[1], "unknownField": BIG}]}
         case "prompts/list":
@@ -217,6 +226,9 @@ def serve(message: JsonObject) -> None:
         if modern is not MODERN:
             raise LookupError(method)
         result = opening(method, params) or handle(method, params, request_id)
+    except Gone as gone:
+        code = -32602 if MODERN else -32002
+        say({"id": request_id, "error": {"code": code, "message": "not found", "data": {"uri": str(gone)}}})
     except LookupError:
         say({"id": request_id, "error": {"code": -32601, "message": "no such method"}})
     else:
