@@ -32,7 +32,7 @@ from gateway.core.strict_json import StrictJsonError, dumps, loads
 from gateway.core.tasks import Check, Command, PythonCheck
 from gateway.data import data_folder
 from gateway.errors import SandgateError
-from gateway.runtime.programs import ProgramFault, run_program
+from gateway.runtime.programs import ProgramFault, Watch, run_program
 from gateway.sandbox.contract import Limits, Mount, SandboxDriver, SandboxSpec, Workspace
 from gateway.sandbox.runtimes import python_runtime
 
@@ -60,12 +60,13 @@ class CheckFault(SandgateError):
 
 
 class Checks:
-    """Runs checks of one pack. `folder` is the pack's, for the scripts it brings."""
+    """Runs checks of one pack. `folder` is the pack's, for the scripts it brings; `watch` sees sandboxes."""
 
-    def __init__(self, driver: SandboxDriver, folder: Path, limits: Limits) -> None:
+    def __init__(self, driver: SandboxDriver, folder: Path, limits: Limits, watch: Watch) -> None:
         self._driver = driver
         self._folder = folder
         self._limits = limits
+        self._watch = watch
 
     async def run(
         self, checks: Sequence[Check], workspace: Workspace, episode: EpisodeState, about: JsonObject
@@ -150,7 +151,7 @@ class Checks:
         self, label: str, spec: SandboxSpec, workspace: Workspace, stdin: bytes, seconds: float
     ) -> Verdict:
         try:
-            return await run_program(self._driver, label, spec, workspace, stdin, seconds)
+            return await run_program(self._driver, label, spec, workspace, stdin, seconds, self._watch)
         except ProgramFault as fault:
             raise CheckFault(str(fault)) from fault
 

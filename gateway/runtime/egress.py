@@ -70,9 +70,9 @@ class SessionEgress:
         """Return what the gateway connects by to a server that runs elsewhere."""
         return Way(self.desk.gate, rules, self.recorder(server), self._account)
 
-    def watch(self, server: str, sandbox: Sandbox, tasks: TaskGroup) -> Sandbox:
+    def watch(self, server: str, sandbox: Sandbox, tasks: TaskGroup, counted: str | None = None) -> Sandbox:
         """Record in `tasks` what a sandbox tries to reach past its door, and return it."""
-        recorder = self.recorder(server)
+        recorder = self.recorder(server, counted)
 
         def tell(attempt: Attempt) -> None:
             tasks.start_soon(recorder.attempted, attempt)
@@ -80,20 +80,17 @@ class SessionEgress:
         sandbox.notice(tell)
         return sandbox
 
-    def recorder(self, server: str) -> ServerRecorder:
-        """Return what writes decisions about connections that `server` asks for."""
-        return ServerRecorder(self, server)
+    def recorder(self, server: str, counted: str | None = None) -> ServerRecorder:
+        """Return what writes decisions about connections that `server` asks for, counted under its name."""
+        return ServerRecorder(self, server, counted or server)
 
 
 class ServerRecorder:
-    """A `Recorder` for one server of one session."""
+    """A `Recorder` for one server of one session, or for another program of it; tallied as `counted`."""
 
-    def __init__(self, session: SessionEgress, server: str) -> None:
+    def __init__(self, session: SessionEgress, server: str, counted: str) -> None:
         self._session, self._server = session, server
-
-    @property
-    def _place(self) -> tuple[str, str]:
-        return self._session.pack, self._server
+        self._place = session.pack, counted
 
     async def decided(self, verdict: Verdict) -> None:
         """As `Recorder.decided`."""

@@ -68,9 +68,9 @@ class EpisodeEvents:
             cwd="/",
         )
         changes = _told([event for _, event in due])
-        verdict = await run_program(
-            self.gateway.driver, "events", spec, workspace, dumps({"changes": changes}), _SECONDS
-        )
+        driver, told = self.gateway.driver, dumps({"changes": changes})
+        watch = self.session.lease.watched
+        verdict = await run_program(driver, "events", spec, workspace, told, _SECONDS, watch)
         if verdict.exit_code != 0:
             raise ProgramFault(f"events: exit code {verdict.exit_code}: {verdict.stderr[-300:]}")
         return _results(verdict.stdout, len(due))

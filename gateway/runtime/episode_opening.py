@@ -97,7 +97,7 @@ class EpisodeOpening:
         pack = session.pack.pack
         needs, reward_range = pack.manifest.sandbox, pack.manifest.env.reward_range
         limits = Limits(memory=needs.memory, cpu=needs.cpu, pids=needs.pids, disk=needs.disk)
-        checks = Checks(self._gateway.driver, pack.folder, limits)
+        checks = Checks(self._gateway.driver, pack.folder, limits, session.lease.watch_check)
         return Scoring(checks, session.workspace, state, task, seed, reward_range)
 
     async def _workspace_seed(self, served: ServedPack, task: Task | None) -> Path | None:

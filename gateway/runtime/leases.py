@@ -149,12 +149,23 @@ class Lease:
         if apart is not None and self._apart is None:
             self._apart = await self._driver.open_workspace(apart)
         workspace = self.workspace if apart is None or self._apart is None else self._apart
-        sandbox = self._watched(spec.name, await self._driver.acquire(spec, workspace))
+        sandbox = self.watched(spec.name, await self._driver.acquire(spec, workspace))
         self._beside.append(sandbox)
         if self._closed:
             await self.aclose()
             raise SandboxError("the session is closed")
         return sandbox
+
+    def watched(self, name: str, sandbox: Sandbox, counted: str | None = None) -> Sandbox:
+        """Have what a sandbox tries to reach past its door recorded, as what `name` did; return it.
+
+        Metrics count it as `counted`, where there are too many names for them.
+        """
+        return sandbox if self._egress is None else self._egress.watch(name, sandbox, self._tasks, counted)
+
+    def watch_check(self, label: str, sandbox: Sandbox) -> Sandbox:
+        """As `watched`, for the program of one of the task's checks; a label may differ from seed to seed."""
+        return self.watched(f"check: {label}", sandbox, counted="check")
 
     async def set_level(self, level: str) -> None:
         """Tell the servers which log messages are wanted, those that start later too."""
@@ -263,10 +274,7 @@ class Lease:
         if plan.egress and self._egress is not None:
             door = self._doors[plan.name] = await self._egress.open(plan.name, plan.egress, self._tasks)
             spec = door.fit(spec)
-        return self._watched(plan.name, await self._driver.acquire(spec, self.workspace))
-
-    def _watched(self, name: str, sandbox: Sandbox) -> Sandbox:
-        return sandbox if self._egress is None else self._egress.watch(name, sandbox, self._tasks)
+        return self.watched(plan.name, await self._driver.acquire(spec, self.workspace))
 
     async def _reached(self, plan: ServerPlan, endpoint: RemoteEndpoint) -> Sandbox:
         """Begin a conversation with a server elsewhere, through the egress gate."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeAlias
 
 import anyio
 
@@ -10,10 +12,13 @@ from gateway.core.rubric import Verdict
 from gateway.errors import SandboxError, SandgateError
 from gateway.sandbox.contract import Sandbox, SandboxDriver, SandboxSpec, Workspace
 
-__all__ = ["MAX_OUTPUT", "ProgramFault", "run_program"]
+__all__ = ["MAX_OUTPUT", "ProgramFault", "Watch", "run_program"]
 
 MAX_OUTPUT = 256 * 1024
 """Bytes of a program's stdout that are looked at; the rest is read and dropped."""
+
+Watch: TypeAlias = Callable[[str, Sandbox], object]
+"""Has what a sandbox tries to reach recorded, under the label of its program."""
 
 
 class ProgramFault(SandgateError):
@@ -21,7 +26,13 @@ class ProgramFault(SandgateError):
 
 
 async def run_program(
-    driver: SandboxDriver, label: str, spec: SandboxSpec, workspace: Workspace, stdin: bytes, seconds: float
+    driver: SandboxDriver,
+    label: str,
+    spec: SandboxSpec,
+    workspace: Workspace,
+    stdin: bytes,
+    seconds: float,
+    watch: Watch,
 ) -> Verdict:
     """Run a program, give it a line on stdin where there is one, and return how it ended.
 
@@ -30,6 +41,7 @@ async def run_program(
     try:
         with anyio.fail_after(seconds):
             sandbox = await driver.acquire(spec, workspace)
+            watch(label, sandbox)
             try:
                 return await _finished(label, sandbox, stdin)
             finally:

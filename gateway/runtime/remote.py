@@ -127,9 +127,9 @@ class RemoteServer:
         """Return nothing: a remote server has none."""
         return ""
 
-    def notice(self, tell: Callable[[Attempt], None]) -> bool:
-        """As `contract.Sandbox.notice`: whatever it reaches, it does so elsewhere."""
-        return False
+    def notice(self, tell: Callable[[Attempt], None]) -> str | None:
+        """As `contract.Sandbox.notice`."""
+        return "whatever it reaches, it does so elsewhere"
 
     async def wait(self) -> Exit:
         """Return why it is over, once it is."""

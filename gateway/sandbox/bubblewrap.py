@@ -18,11 +18,12 @@ import anyio
 from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError, UsageError
 
-from .contract import Attempt, Exit, Sandbox, SandboxSpec, Snapshot, Workspace, WorkspaceSpec
+from .contract import Exit, Sandbox, SandboxSpec, Snapshot, Workspace, WorkspaceSpec
 from .egress.inside import to_fork
 from .fork_server import LET_THROUGH, Forking
 from .handles import BubblewrapSandbox, BubblewrapSnapshot, BubblewrapWorkspace
 from .launcher_client import Launcher, LauncherGone, Reply
+from .noticing import attempt_of
 from .pipes import Pipes
 from .seccomp import assemble, profile_file, read_profile
 from .start_request import FORK_PROCESSES, OWN_PROCESSES, check_target, fork_request, start_request
@@ -246,7 +247,7 @@ class BubblewrapDriver:
             self._forks.failed(template, str(error))
             return None
         while template.attempts:  # it tried before anybody's session, as a server that starts cold may
-            sandbox.attempted(template.attempts.pop(0))
+            sandbox.noticing.attempted(template.attempts.pop(0))
         return sandbox
 
     async def fork(self, spec: SandboxSpec, workspace: Workspace) -> Sandbox:
@@ -303,10 +304,10 @@ class BubblewrapDriver:
             self._give_uid(workspace.uid)
 
     def _attempted(self, message: JsonObject) -> None:
-        number, attempt = cast(int, message["attempt"]), _attempt(message)
+        number, attempt = cast(int, message["attempt"]), attempt_of(message)
         found = self._sandboxes.get(number)
         if found is not None:
-            found[0].attempted(attempt)
+            found[0].noticing.attempted(attempt)
         else:
             self._forks.attempted(number, attempt)
 
@@ -335,12 +336,6 @@ def _find_bwrap() -> str:
     if found is None:
         raise UsageError(INSTALL)
     return os.path.realpath(found)
-
-
-def _attempt(message: JsonObject) -> Attempt:
-    words = (cast(str, message.get(name, "")) for name in ("protocol", "address", "name"))
-    protocol, address, name = words
-    return Attempt(protocol, address, cast(int, message.get("port", 0)), name, cast(int, message["count"]))
 
 
 def _real(path: Path) -> str:

@@ -230,10 +230,11 @@ class Sandbox(Protocol):
         """Return the last few KiB of stderr; the rest was drained, counted and dropped."""
         ...
 
-    def notice(self, tell: Callable[[Attempt], None]) -> bool:
+    def notice(self, tell: Callable[[Attempt], None]) -> str | None:
         """Have `tell` called for each attempt to reach the network directly, the earlier ones at once.
 
-        False where the driver never learns of any: then they are refused all the same, and not told.
+        Returns why, for people, where the driver never learns of any: they are refused all the same, but
+        not told.
         """
         ...
 

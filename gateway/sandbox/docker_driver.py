@@ -11,22 +11,26 @@ import functools
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
 
+from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError
 
 from .contract import Exit, Sandbox, SandboxSpec, Snapshot, Workspace, WorkspaceSpec
 from .docker import Ended, Engine
 from .docker_container import Place, container_config, control_groups, first_words, volume_config
-from .docker_gvisor import NO_SOCKETS, RUNTIME, check_runtime, filter_for
+from .docker_gvisor import NO_SOCKETS, RUNTIME, UNHEARD, check_runtime, filter_for
 from .docker_handles import KILLED, DockerSandbox, DockerSnapshot, DockerWorkspace
+from .docker_hearing import ContainerHearing
 from .docker_keeper import keeper_spec
+from .docker_network import Unheard, furnish
 from .docker_owner import DRIVER, OWNER, is_dead, owner
 from .docker_reaper import remove_all
 from .docker_reaping import Reaper
@@ -69,6 +73,7 @@ class DockerDriver:
         self._snapshots: set[DockerSnapshot] = set()
         self._opened: Engine | None = None
         self._image = ""
+        self._deaf = False
 
     @property
     def limited_by(self) -> str:
@@ -88,6 +93,8 @@ class DockerDriver:
             self._reaper = Reaper(self._engine.socket, label)
             await self._tasks.start(self._reaper.run)
             await self._tasks.start(self._listen, label)
+            self._hearing = ContainerHearing()
+            self._tasks.start_soon(self._hearing.run)
         except BaseException:
             await self._leave()
             raise
@@ -198,7 +205,7 @@ class DockerDriver:
         workspace = DockerWorkspace(self, spec, volume)
         self._workspaces.add(workspace)
         try:
-            keeper = workspace.held_by(await self._run(keeper_spec(spec.path), workspace))
+            keeper = workspace.held_by(await self._run(keeper_spec(spec.path), workspace, listen=False))
             if seed:
                 await keeper.seed(seed)
         except BaseException:
@@ -238,9 +245,31 @@ class DockerDriver:
         if spec.egress is not None and not self._sockets:
             raise SandboxError(f"{spec.name} was granted egress: {NO_SOCKETS}")
         workspace.open()
-        return await self._run(spec, workspace)
+        return await self._run(spec, workspace, listen=True)
 
-    async def _run(self, spec: SandboxSpec, workspace: DockerWorkspace) -> DockerSandbox:
+    async def _listen_to(self, sandbox: DockerSandbox) -> None:
+        """Have what a container tries to reach told, before its program runs. Raises `SandboxError`."""
+        if self._runtime is not None:
+            sandbox.unheard = UNHEARD
+            return
+        with anyio.CancelScope(shield=True):  # or nobody would close what comes back
+            try:
+                listeners = await self._call(self._furnish, sandbox.container)
+            except Unheard as why:
+                if not self._deaf:
+                    logger.warning("what containers try past the proxy is refused, but not recorded: %s", why)
+                self._deaf = True
+                sandbox.unheard = str(why)
+            except OSError as error:
+                raise SandboxError(f"furnishing the network of {sandbox.id}: {error}") from error
+            else:
+                sandbox.heard(self._hearing.begin(listeners, sandbox.noticing.attempted))
+
+    def _furnish(self, container: str) -> list[socket.socket]:
+        pid = cast(int, cast(JsonObject, self._engine.inspect(container)["State"])["Pid"])
+        return furnish(container, pid) if pid else []  # it has ended already, which is told elsewhere
+
+    async def _run(self, spec: SandboxSpec, workspace: DockerWorkspace, *, listen: bool) -> DockerSandbox:
         config = container_config(spec, self._place(workspace))
         container, main, errors = await self._call(self._engine.create, config)
         sandbox = DockerSandbox(self, container, spec.name, AttachedStreams(main, errors))
@@ -248,6 +277,8 @@ class DockerDriver:
         workspace.sandboxes.append(sandbox)
         try:
             await self._call(self._engine.start, container)
+            if listen:  # it waits for its first words, and has tried nothing yet
+                await self._listen_to(sandbox)
             await sandbox.send(first_words(spec))
         except anyio.BrokenResourceError:
             await sandbox.kill()

@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.errors import UsageError
 
-__all__ = ["ARGUMENTS", "NO_SOCKETS", "RUNTIME", "check_runtime", "filter_for"]
+__all__ = ["ARGUMENTS", "NO_SOCKETS", "RUNTIME", "UNHEARD", "check_runtime", "filter_for"]
 
 RUNTIME = "runsc"
 ARGUMENTS = ("--network=none", "--oci-seccomp", "--host-uds=open")
@@ -24,6 +24,7 @@ SOCKETS = ("--host-uds=open", "--host-uds=all", "--fsgofer-host-uds")
 NO_SOCKETS = (
     "gVisor reaches the gateway's proxy only with --host-uds=open among the engine's runtimeArgs of runsc"
 )
+UNHEARD = "gVisor's own network refuses what is tried, and tells nobody"
 
 
 def check_runtime(arguments: Sequence[str] | None) -> bool:

@@ -14,6 +14,7 @@ from .docker_container import INIT_PROCESSES
 from .docker_keeper import Keeper
 from .docker_seeds import Packed
 from .docker_streams import AttachedStreams
+from .noticing import Noticing
 from .usage import read_stats
 
 __all__ = ["DockerSandbox", "DockerSnapshot", "DockerWorkspace"]
@@ -51,6 +52,20 @@ class DockerSandbox:
         self._exit: Exit | None = None
         self._ended = anyio.Event()
         self._folders: Mapping[str, str] = {}
+        self.noticing = Noticing()
+        self.unheard: str | None = None
+        self._unhear: Callable[[], None] | None = None
+
+    def heard(self, end: Callable[[], None]) -> None:
+        """Note what is to be called once it has ended: the last that it tried is told then."""
+        self._unhear = end
+        if self._exit is not None:
+            self._hear_the_rest()
+
+    def _hear_the_rest(self) -> None:
+        end, self._unhear = self._unhear, None
+        if end is not None:
+            end()
 
     def started(self, folders: Mapping[str, str]) -> None:
         """Note the folders of its control groups."""
@@ -60,6 +75,7 @@ class DockerSandbox:
         """Note how it ended; only the first report counts."""
         if self._exit is None:
             self._exit = exit_
+            self._hear_the_rest()
             self.streams.close_stdin()
             self._ended.set()
 
@@ -79,9 +95,10 @@ class DockerSandbox:
         """As `contract.Sandbox.stderr_tail`."""
         return self.streams.stderr.text()
 
-    def notice(self, tell: Callable[[Attempt], None]) -> bool:
-        """As `contract.Sandbox.notice`: the kernel refuses what a container tries, and tells nobody."""
-        return False
+    def notice(self, tell: Callable[[Attempt], None]) -> str | None:
+        """As `contract.Sandbox.notice`; `unheard` says why nobody listens in its network."""
+        self.noticing.notice(tell)
+        return self.unheard
 
     async def wait(self) -> Exit:
         """As `contract.Sandbox.wait`."""
@@ -103,6 +120,7 @@ class DockerSandbox:
                     await self._driver.kill(self.container)
                     await self._ended.wait()
             self.ended(Exit(KILLED.code, f"{KILLED.reason}; its end was not confirmed within a second"))
+            self.noticing.dismiss()
 
 
 class DockerWorkspace:

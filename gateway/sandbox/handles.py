@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Protocol
@@ -13,6 +12,7 @@ import anyio
 from gateway.errors import SandboxError
 
 from .contract import Attempt, Exit, FileEntry, SandboxStats, Snapshot, WorkspaceSpec
+from .noticing import Noticing
 from .piped import PipedSandbox
 from .pipes import Pipes
 from .reading import TreeReader
@@ -21,8 +21,6 @@ from .usage import read_stats
 __all__ = ["BubblewrapSandbox", "BubblewrapSnapshot", "BubblewrapWorkspace"]
 
 KILL_SECONDS = 1.0
-EARLY_ATTEMPTS = 64
-"""Kept until somebody wants to know; the launcher tells so many a minute at most."""
 
 
 class Keeper(Protocol):
@@ -145,23 +143,15 @@ class BubblewrapSandbox(PipedSandbox):
         self.number, self._driver = number, driver
         self._folders: dict[str, str] = {}
         self._own = 0
-        self._early: deque[Attempt] = deque(maxlen=EARLY_ATTEMPTS)
-        self._tell: Callable[[Attempt], None] = self._early.append
+        self.noticing = Noticing()
 
     def started(self, folders: dict[str, str], own: int) -> None:
         """Note the folders of its control groups, and how many processes in them are not the program's."""
         self._folders, self._own = folders, own
 
-    def attempted(self, attempt: Attempt) -> None:
-        """Note that it tried to reach the network."""
-        self._tell(attempt)
-
-    def notice(self, tell: Callable[[Attempt], None]) -> bool:
+    def notice(self, tell: Callable[[Attempt], None]) -> None:
         """As `contract.Sandbox.notice`."""
-        self._tell = tell
-        while self._early:
-            tell(self._early.popleft())
-        return True
+        self.noticing.notice(tell)
 
     def stats(self) -> SandboxStats:
         """As `contract.Sandbox.stats`."""
@@ -175,5 +165,5 @@ class BubblewrapSandbox(PipedSandbox):
             with anyio.move_on_after(KILL_SECONDS):
                 await self._ended.wait()
             self.ended(Exit(-9, "killed by the gateway; its end was not confirmed within a second"))
-            self._tell = self._early.append  # whoever wanted to know may be gone with its session
+            self.noticing.dismiss()
             self._pipes.close()

@@ -123,9 +123,9 @@ class ProcessSandbox(PipedSandbox):
         with anyio.CancelScope(shield=True):
             self.ended(_exit(await anyio.to_thread.run_sync(self._process.wait)))
 
-    def notice(self, tell: Callable[[Attempt], None]) -> bool:
-        """As `contract.Sandbox.notice`: nothing is refused, so nothing is told."""
-        return False
+    def notice(self, tell: Callable[[Attempt], None]) -> str | None:
+        """As `contract.Sandbox.notice`."""
+        return "nothing is refused, so nothing is told"
 
     def stats(self) -> SandboxStats:
         """Nothing is known."""

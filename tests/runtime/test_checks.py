@@ -38,6 +38,10 @@ class Bench:
         self.seed = tmp_path / "seed"
         self.pack.mkdir()
         self.seed.mkdir()
+        self.watched: list[str] = []
+
+    def watch(self, label: str, sandbox: Sandbox) -> None:
+        self.watched.append(label)
 
     def script(self, source: str) -> PythonCheck:
         (self.pack / "score.py").write_text(source, encoding="utf-8")
@@ -47,7 +51,7 @@ class Bench:
     async def ready(self) -> AsyncGenerator[tuple[Checks, Workspace]]:
         async with bubblewrap(self.tmp_path) as driver:
             workspace = await driver.open_workspace(WorkspaceSpec(seed=self.seed))
-            yield Checks(driver, self.pack, Limits()), workspace
+            yield Checks(driver, self.pack, Limits(), self.watch), workspace
             await workspace.aclose()
 
     async def run(self, *checks: Check, episode: EpisodeState | None = None) -> list[CheckScore]:
@@ -75,6 +79,7 @@ async def test_checks_of_every_sort_are_scored_in_the_order_they_are_written(ben
         Command(argv=("cat", "b.txt")),
     )
     assert await bench.scores(*checks, episode=episode) == [1.0, 0.0, 1.0, 0.5, 1.0, 0.0]
+    assert bench.watched == ["file checks", "command cat a.txt", "python score.py", "command cat b.txt"]
 
 
 async def test_no_check_can_write_to_the_workspace(bench: Bench) -> None:
@@ -234,6 +239,6 @@ class NoSandboxes:
 
 async def test_a_machine_without_a_sandbox_is_a_fault(bench: Bench) -> None:
     async with bench.ready() as (_, workspace):
-        runner = Checks(NoSandboxes(), bench.pack, Limits())
+        runner = Checks(NoSandboxes(), bench.pack, Limits(), bench.watch)
         with pytest.raises(CheckFault, match="no sandbox: no room"):
             await runner.run([FileExists(path="a")], workspace, EpisodeState(EpisodeLimits()), ABOUT)

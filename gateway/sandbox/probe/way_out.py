@@ -54,7 +54,7 @@ class _Notes:
     decisions: list[Decision] = field(default_factory=list[Decision])
     ends: list[str] = field(default_factory=list[str])
     past: list[Attempt] = field(default_factory=list[Attempt])
-    told: bool = False
+    unheard: str | None = None
 
     async def decided(self, verdict: Decision) -> None:
         """Keep a decision."""
@@ -96,8 +96,8 @@ async def way_out(driver: SandboxDriver) -> dict[str, Verdict]:
 def _judged_past(passed: list[str], notes: _Notes) -> Verdict:
     if passed:
         return False, f"passed: {', '.join(passed)}"
-    if not notes.told:
-        return True, "refused by the sandbox's kernel, which does not tell this driver"
+    if notes.unheard is not None:
+        return True, f"refused, and not recorded: {notes.unheard}"
     seen = {("dns", each.name) if each.name else (each.protocol, each.address) for each in notes.past}
     unseen = sorted(what for what, _ in PAST - seen)
     return not unseen, f"refused, and NOT recorded: {', '.join(unseen)}" if unseen else "refused and recorded"
@@ -125,7 +125,7 @@ async def _ask(
         sandbox = await driver.acquire(
             door.fit(SandboxSpec("probe-egress", argv, runtime.env, mounts)), workspace
         )
-        notes.told = sandbox.notice(notes.past.append)
+        notes.unheard = sandbox.notice(notes.past.append)
         with anyio.fail_after(SECONDS):
             answers = await _answers(sandbox)
         await sandbox.kill()  # what it tried is told before its end is
