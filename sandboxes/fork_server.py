@@ -47,6 +47,8 @@ POOL, POOL_HEAD, POOL_STEP, POOL_LARGEST, MOST_HOLES = 1 << 14, 48, 16, 512, 1 <
 BYTES_HEAD, BIG = 33, 1 << 40
 HUGE_BITS, MADV_COLLAPSE, RESERVED = 21, 25, 24 << 20
 """Huge pages: their size and how memory is made one; how much memory is to lie side by side for them."""
+SYS_PIDFD_OPEN, SYS_PROCESS_MADVISE, MADV_POPULATE_WRITE, RUN, MOST_RUNS = 434, 440, 23, 16, 1024
+"""How many runs of pages are taken at once: the most that the kernel takes, and the size of each in bytes."""
 LAZY = ("asyncio", "anyio._backends._asyncio", "mcp.server.stdio")
 """What servers import only when they run; taken along where its package is loaded already."""
 
@@ -128,9 +130,11 @@ def main():
     reserved = reserve()
     starter = sibling("run_server")
     preload(starter, site, how, name, target)
+    rehearsal, written = None, []
     if rehearsed is not None:
         arguments = json.loads(rehearsed)
-        sibling("rehearsal").rehearse(lambda: serve(starter, how, name, target, arguments), tell_forked)
+        rehearsal = sibling("rehearsal")
+        rehearsal.rehearse(lambda: serve(starter, how, name, target, arguments), tell_forked)
     before = dict(own)
     changed = {key: value for key, value in before.items() if given.get(key) != value}
     handled = [int(number) for number in signal.valid_signals() if callable(signal.getsignal(number))]
@@ -139,6 +143,12 @@ def main():
     libc.signal(SIGCHLD, ctypes.c_void_p(SIG_IGN))  # sessions are not waited for here
     reserved.clear()
     settle()
+    if rehearsal is not None:
+        trial = rehearsal.written(
+            lambda: serve(starter, how, name, target, arguments), fork_apart, begin_trial
+        )
+        parts = [trial[at : at + MOST_RUNS * RUN] for at in range(0, len(trial), MOST_RUNS * RUN)]
+        written.extend((part, ctypes.c_size_t(len(part) // RUN)) for part in parts)
     control = socket.socket(fileno=0)
     control.send(b"ready")
     while True:
@@ -146,7 +156,7 @@ def main():
         if not word:
             os._exit(0)
         if fork_apart() == 0:
-            argv, env, egress = become_session(control, door, handled)
+            argv, env, egress = become_session(control, door, handled, written)
             become_environment(own, before, changed | env | way_out(egress))
             return serve(starter, how, name, target, argv[len(sys.orig_argv) :])
         os.close(door)
@@ -201,6 +211,23 @@ def received(channel, most):
     return data, struct.unpack(f"{len(fds) // 4}i", fds)
 
 
+def begin_trial():
+    """Go on as a session's server would, with a /proc of one's own."""
+    libc.signal(SIGCHLD, None)
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "")
+    tell_forked()
+
+
+def have_pages(written):
+    """Take the pages that are going to be written at once, where the kernel does that (since 6.13): they cost
+    more one by one."""
+    me = libc.syscall(ctypes.c_long(SYS_PIDFD_OPEN), ctypes.c_int(os.getpid()), ctypes.c_uint(0))
+    for part, number in written:
+        words = (ctypes.c_int(me), part, number, MADV_POPULATE_WRITE, ctypes.c_uint(0))
+        libc.syscall(ctypes.c_long(SYS_PROCESS_MADVISE), *words)
+    libc.close(me)
+
+
 def way_out(egress):
     """Serve the session's proxy, where it has one, on its loopback; return what tells the server of it."""
     if egress is None:
@@ -223,10 +250,11 @@ def serve(starter, how, name, target, arguments):
 # -- the child
 
 
-def become_session(channel, door, handled):
+def become_session(channel, door, handled, written):
     """Turn this fork into a session's server: return what it is given. Anything else ends it.
 
-    `channel` is the socket on descriptor 0, which becomes `door`; `handled` are signals the imports changed.
+    `channel` is the socket on descriptor 0, which becomes `door`; `handled` are signals the imports changed,
+    `written` is where the server is going to write.
     """
     try:
         os.dup2(door, 0)
@@ -239,6 +267,7 @@ def become_session(channel, door, handled):
         if server:
             drop_rights(program)
             be_init(server, handled)
+        have_pages(written)
         return be_server(channel, program, handled)
     except BaseException as error:  # noqa: BLE001 - nothing of the template may run on in a half-made child
         os.write(0, f"failed: {type(error).__name__}: {error}".encode()[:1000])

@@ -4,10 +4,12 @@ Python code is slow the first times it runs, and every object that a fork touche
 it no longer shares. So the template goes through the beginning of a session (`initialize`, `tools/list`,
 the end of the input) ahead of all of them, with messages that are the same for each server. What is called
 on the way is learnt, and moved together in memory; what was scattered over thousands of pages is then on
-hundreds.
+hundreds. At last a fork goes through it, and tells which pages it wrote to: sessions take those at once.
 """
 
 import _thread
+import array
+import contextlib
 import fcntl
 import gc
 import json
@@ -32,6 +34,9 @@ QUESTIONS = (
     ({"method": "notifications/initialized"}, {"id": 2, "method": "tools/list", "params": {}}),
 )
 """What is sent at once, each time once the last of it before was answered."""
+
+OWN_PAGE = 1 << 63 | 1 << 56
+"""What the kernel says in /proc/self/pagemap of a page in memory that nobody else has."""
 
 kept = []
 """Code that was moved: freed, it would leave holes, which forks would fill page by page."""
@@ -63,9 +68,59 @@ def rehearse(run, tell_forked):
         once(run)
 
 
-def once(run):
-    """Run the server over pipes of our own until it has answered and found the end of its input."""
-    client, session = Client(), Surroundings()
+def written(run, fork, begin):
+    """Return where a session writes until it has answered: an array of address and length, for each run of
+    pages. It is empty where that cannot be told.
+
+    It is found out in a fork, which `fork` makes; there `begin` mounts a /proc of its own.
+    """
+    found, telling = os.pipe()
+    pid = fork()
+    if pid == 0:
+        try:
+            begin()
+            with open("/proc/self/maps") as file:
+                lines = [line for line in file if " rw-p " in line and not line.endswith("[stack]\n")]
+            rooms = [[int(word, 16) for word in line.split()[0].split("-")] for line in lines]
+            once(run, lambda: os.write(telling, runs(rooms)))
+        except Exception as error:  # noqa: BLE001 - a fork of the template must not go on as it
+            sys.stderr.write(f"where it writes is not known: {error}\n")
+        finally:
+            os._exit(0)
+    os.close(telling)
+    with open(found, "rb") as file:
+        data = file.read()
+    with contextlib.suppress(ChildProcessError):  # the kernel may have waited for it already
+        os.waitpid(pid, 0)
+    return data
+
+
+def runs(rooms):
+    """Return the pages in these ranges of addresses that this process alone has, as `written` does."""
+    size = os.sysconf("SC_PAGE_SIZE")
+    with open("/proc/self/pagemap", "rb", 0) as file:
+        facts = [
+            os.pread(file.fileno(), (end - start) // size * 8, start // size * 8) for start, end in rooms
+        ]
+    found = array.array("Q")
+    for (start, _), data in zip(rooms, facts, strict=True):
+        for number, fact in enumerate(array.array("Q", data)):
+            if fact & OWN_PAGE != OWN_PAGE:
+                continue
+            place = start + number * size
+            if found and found[-2] + found[-1] == place:
+                found[-1] += size
+            else:
+                found.extend((place, size))
+    return found.tobytes()
+
+
+def once(run, look=None):
+    """Run the server over pipes of our own until it has answered and found the end of its input.
+
+    Between those two `look` is called.
+    """
+    client, session = Client(look), Surroundings()
     session.enter(client.stdin, client.stdout)
     client.start()
     try:
@@ -113,8 +168,9 @@ class Surroundings:
 class Client(threading.Thread):
     """Asks what each session asks first, then ends the input."""
 
-    def __init__(self):
+    def __init__(self, look):
         super().__init__(daemon=True)
+        self.look = look
         self.stdin, self.asking = os.pipe()
         self.hearing, self.stdout = os.pipe()
         fcntl.fcntl(self.stdout, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
@@ -132,6 +188,8 @@ class Client(threading.Thread):
                 self.answered = self.hears(messages[-1]["id"])
                 if not self.answered:
                     break
+            if self.answered and self.look is not None:
+                self.look()
         finally:
             os.close(self.asking)
         if not select.select((self.stopped,), (), (), ENDING)[0]:

@@ -27,7 +27,7 @@ __all__ = ["Forking", "Template", "TemplateKey"]
 
 logger = logging.getLogger(__name__)
 
-LET_THROUGH = ("clone", "unshare", "mount", "move_mount")
+LET_THROUGH = ("clone", "unshare", "mount", "move_mount", "process_madvise")
 """What a template's filter leaves to its forks, until they load their session's."""
 MOST_FAILURES = 3
 MOST_ATTEMPTS = 64
