@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -102,18 +103,18 @@ def connect(
         "changed": changed,
         "backup": None if backup is None else str(backup),
     }
-    show(form, told, _told(known, path, name, changed=changed, backup=backup, remove=remove))
+    undo = ["sandgate", "client", "connect", known.name, "--name", name]
+    undo += ["--remove"] if file is None else ["--file", str(path), "--remove"]
+    after_it = f"\nnext: {known.name}: {known.after}" + ("" if remove else f"\nundo: {shlex.join(undo)}")
+    show(form, told, _told(path, name, changed=changed, backup=backup, remove=remove, after_it=after_it))
 
 
-def _told(
-    known: ClientFormat, path: Path, name: str, *, changed: bool, backup: Path | None, remove: bool
-) -> str:
+def _told(path: Path, name: str, *, changed: bool, backup: Path | None, remove: bool, after_it: str) -> str:
     if not changed:
         return f"{path}: nothing to do, {name!r} is {'not there' if remove else 'there as it should be'}"
     verb = "took out" if remove else "put in"
     kept = f"; the file as it was: {backup}" if backup else ""
-    undo = "" if remove else f"\nundo: sandgate client connect {known.name} --name {name} --remove"
-    return f"{path}: {verb} {name!r}{kept}\nnext: {known.name}: {known.after}{undo}"
+    return f"{path}: {verb} {name!r}{kept}{after_it}"
 
 
 def _usual_file(known: ClientFormat) -> Path:
@@ -187,8 +188,14 @@ def _changed_toml(known: ClientFormat, path: Path, text: str, name: str, entry: 
             return text
         wanted = None if entry is None else {**entry, **(kept[0] if kept else {})}
         return set_table(text, known.section, name, wanted)
-    except (TomlError, tomllib.TOMLDecodeError) as error:
+    except TomlError as error:
         raise UsageError(f"{path}: {error}; nothing was changed") from None
+    except tomllib.TOMLDecodeError as error:
+        said, _, place = str(error).rpartition(" (at ")
+        line, _, column = place.removeprefix("line ").rstrip(")").partition(", column ")
+        # The end of the document has no numbers.
+        where = (int(line), int(column)) if column.isdecimal() else (text.count("\n") + 1, 1)
+        raise ConfigError([Problem(str(path), *where, "toml", f"{said}: nothing was changed")]) from None
 
 
 def _others(document: Any, section: str, name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,8 @@ def test_a_toml_table_is_replaced_and_every_other_line_stays(tmp_path: Path) -> 
         ("cursor", '{"mcpServers": {}, "mcpServers": {}}', "stands here twice"),
         ("cursor", '{"a": 1} x', "nothing more is expected"),
         ("cursor", "[" * 5000, "nested too deeply"),
-        ("codex", "x = [", "nothing was changed"),
+        ("codex", "x = [\n", "config.toml:2:1: Invalid value: nothing was changed"),
+        ("codex", "a = 1\nx = = 2\n", "config.toml:2:5: Invalid value: nothing was changed"),
         ("codex", 'mcp_servers = {sandgate = {url = "x"}}', "change it by hand; nothing was changed"),
         ("codex", 'mcp_servers.sandgate.url = "x"', "change it by hand; nothing was changed"),
         ("codex", 'mcp_servers = "x"', "nothing was changed"),
@@ -197,6 +199,17 @@ def test_a_file_that_cannot_be_changed_without_a_doubt_is_left_alone(
     assert (ran.code, said in ran.err) == (2, True), ran.err
     assert file.read_text() == text
     assert [path.name for path in file.parent.glob("*backup*")] == []
+
+
+def test_the_way_back_leads_to_the_very_file_that_was_changed(tmp_path: Path) -> None:
+    file = tmp_path / "my settings.json"
+    file.write_text('{"mcpServers": {}}')
+    ran = sandgate("client", "connect", "cursor", "--file", str(file), "--name", "a b")
+    (undo,) = [
+        line.removeprefix("undo: sandgate ") for line in ran.out.splitlines() if line.startswith("undo:")
+    ]
+    assert sandgate(*shlex.split(undo)).code == 0
+    assert read(file) == {"mcpServers": {}}
 
 
 def test_a_token_in_clear_is_written_only_when_it_is_asked_for(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from gateway.core.results import DECISION_META_KEY, failure_text
 from gateway.runtime.listings import Listing
 from gateway.runtime.sessions import Session, new_call_id
 from gateway.serve.mcp.calling import Calling
+from gateway.serve.mcp.calls import error_of_server
 from gateway.serve.mcp.envelope import end_to_end_meta, is_modern
 from gateway.serve.mcp.peers import LEVEL_STATE, LOG_LEVELS
 from gateway.serve.mcp.requests import RequestContext, meta_of, params_of, text_param
@@ -218,8 +219,8 @@ def _error(outcome: Outcome, unknown: str, data: JsonObject) -> MCPError:
             return MCPError(INVALID_PARAMS, unknown, {**data, **decision})
         case Denied(decided):
             return MCPError(_DENIED, f"sandgate: {decided.sentence()}", decision)
-        case Failed(error=ServerError(code, message, own)):
-            return MCPError(code, message, own)
+        case Failed(error=ServerError() as error):
+            return error_of_server(error)
         case Failed():
             return MCPError(_NO_ANSWER, failure_text(outcome), decision)
         case _:

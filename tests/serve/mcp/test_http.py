@@ -141,6 +141,20 @@ async def test_a_servers_own_json_rpc_error_comes_through_unchanged(tmp_path: Pa
             assert error == {"code": -32051, "message": "the server says no", "data": {"hint": "as asked"}}
 
 
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_server_has_no_say_in_how_its_caller_goes_on_with_the_gateway(
+    tmp_path: Path, era: str
+) -> None:
+    async with serving(tmp_path) as (mcp, _):
+        for code in (-32020, -32022):
+            for _ in range(2):  # the first call of a session, and those the lane takes
+                error = (await mcp.call(era, "rpc_error", code=code)).json()["error"]
+                assert error == {
+                    "code": -32603,
+                    "message": "the tool server did not take the request: the server says no",
+                }
+
+
 async def test_trace_context_travels_on_and_what_belongs_to_one_hop_does_not(tmp_path: Path) -> None:
     meta = {
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
