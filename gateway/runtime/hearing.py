@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import anyio
 
+from gateway.core.calls import FailureKind
 from gateway.loop import EventLoop, current_loop
 
 __all__ = ["MOST_NOISE", "Hearing"]
@@ -17,12 +18,15 @@ _TURN, _REST, _FEW = 0.002, 0.008, 64
 """Seconds that lines are taken without a pause, how long that is, and how many lines never cost one."""
 MOST_NOISE = 100_000
 """Frames that may come between two answers without being any message that was waited for."""
+_ENDLESS = 64
+"""How many times the largest result a line may be before it is held for endless."""
 
 
 class Hearing:
     """The turns of one reader. What is taken within a turn, as nearly everything is, costs no pause."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_result: int) -> None:
+        self._longest = _ENDLESS * max_result
         self._loop: EventLoop | None = None
         self._until = 0.0
         self._taken = 0
@@ -52,7 +56,13 @@ class Hearing:
         """Note an answer that was waited for: what was noise before is forgiven."""
         self._noise = 0
 
-    @property
-    def deafening(self) -> bool:
-        """Whether there was more noise than a server may make."""
-        return self._noise > MOST_NOISE
+    def complaint(self, dropped: int) -> tuple[FailureKind, str] | None:
+        """Say why a server that does nothing but print is to be ended, for no answer can be expected of it.
+
+        `dropped` are the bytes so far of a line that is too long already.
+        """
+        if dropped > self._longest:
+            return FailureKind.TOO_LARGE, f"writes a line without an end: {dropped} bytes"
+        if self._noise > MOST_NOISE:
+            return FailureKind.PROTOCOL, "writes line after line that is no answer"
+        return None

@@ -17,7 +17,7 @@ from gateway.errors import UsageError
 from gateway.runtime.install_process import run_installer
 from gateway.runtime.package_cache import BuildSite, PackageCache, cache_key
 
-__all__ = ["NodeEnvironment", "NodeEnvironments"]
+__all__ = ["NodeEnvironment", "NodeEnvironments", "is_one_version"]
 
 _RECIPE = "npm 1"
 """Changes when environments are made differently, so that older ones are not taken for new ones."""
@@ -122,6 +122,12 @@ class NodeEnvironments:
         await run_installer(argv, site=site, environ=self._environ, doing=f"installing {spec}", hint=hint)
 
 
+def is_one_version(spec: str) -> bool:
+    """Whether a package is named with exactly one version."""
+    _, version = _split(spec)
+    return version is not None and _EXACT.fullmatch(version) is not None
+
+
 def _split(spec: str) -> tuple[str, str | None]:
     match = _SPEC.fullmatch(spec)
     assert match is not None, "package names are checked by the manifest"
@@ -129,7 +135,7 @@ def _split(spec: str) -> tuple[str, str | None]:
 
 
 def _check(spec: str, name: str, version: str | None, lock: NpmLock | None, *, exact: bool) -> None:
-    is_exact = version is not None and _EXACT.fullmatch(version) is not None
+    is_exact = is_one_version(spec)
     if lock is None:
         if exact and not is_exact:
             raise UsageError(

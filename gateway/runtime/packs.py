@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gateway.core.documents import Document
 from gateway.core.json_types import JsonObject
@@ -25,12 +25,15 @@ from gateway.core.manifest import Manifest, read_manifest, unsupported
 from gateway.core.tasks import Gate, PythonCheck, RubricNode, Scored, Task, read_task
 from gateway.data import data_folder
 from gateway.errors import ConfigError, Problem, UsageError
+from gateway.runtime import npm, pypi
 from gateway.runtime.seeds import ARCHIVE_SUFFIX, seed_folder
 
 __all__ = ["MANIFEST_FILE", "Pack", "bundled_packs", "load_pack", "prepare_seed", "write_lock"]
 
 MANIFEST_FILE = "toolpack.yaml"
 _MAX_FILE = 4_000_000
+_CODE = "servers"
+"""Where a pack's own code stands, the only folder of it that sandboxes show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ def load_pack(name_or_path: str, *, to_serve: bool = True) -> Pack:
     lock = _load_lock(folder)
     if to_serve:
         problems += [*unsupported(manifest, document), *_stale_lock(manifest, document, lock)]
+        problems += _unpinned(manifest, document, lock)
     if problems:
         raise ConfigError(problems)
     return Pack(manifest.name, folder, manifest, tasks, lock, _policy_file(folder, manifest))
@@ -111,6 +115,23 @@ def _missing_files(folder: Path, manifest: Manifest, document: Document) -> Iter
         yield document.problem(
             ("env", "tasks"), "missing_file", f"no folder {manifest.env.tasks!r} in the pack"
         )
+
+    for server_id, server in manifest.servers.items():
+        stand_in = server.training.command if server.training else None
+        for place, words in (("command",), server.command), (("training", "command"), stand_in):
+            for message in _missing_words(folder, words or ()):
+                yield document.problem(("servers", server_id, *place), "missing_file", message)
+
+
+def _missing_words(folder: Path, command: Sequence[str]) -> Iterator[str]:
+    """Say what is wrong with a command's words that name files of the pack."""
+    for word in command:
+        path = PurePosixPath(word)
+        if path.parts[:1] == (_CODE,) and not _inside(folder, word).exists():
+            yield f"no file {word!r} in the pack"
+    script = PurePosixPath(next((word for word in command[1:] if word.endswith(".py")), _CODE))
+    if command[:1] == ("python",) and not script.is_absolute() and script.parts[:1] != (_CODE,):
+        yield f"'{script}' is not there in a sandbox: a pack's own code stands in {_CODE}/"
 
 
 def _inside(folder: Path, relative: str) -> Path:
@@ -189,6 +210,22 @@ def _scripts(nodes: Iterable[RubricNode]) -> Iterator[str]:
 def _load_lock(folder: Path) -> Lock | None:
     file = folder / LOCK_FILE
     return parse_lock(_read(file), str(file)) if file.exists() else None
+
+
+def _unpinned(manifest: Manifest, document: Document, lock: Lock | None) -> Iterator[Problem]:
+    """Yield the packages of which the manifest names a range and no lock one version."""
+    for server_id, server in manifest.servers.items():
+        if lock is not None and server_id in lock.servers:
+            continue
+        for source, requirements, exact in (
+            ("pypi", (server.pypi,), pypi.is_one_version),
+            ("npm", (server.npm,), npm.is_one_version),
+            ("requirements", server.requirements or (), pypi.is_one_version),
+        ):
+            for text in requirements:
+                if text is not None and not exact(text):
+                    message = f"{text!r} is not one version and no lock pins it: run 'sandgate toolpack lock'"
+                    yield document.problem(("servers", server_id, source), "unpinned", message)
 
 
 def _stale_lock(manifest: Manifest, document: Document, lock: Lock | None) -> Iterator[Problem]:

@@ -21,7 +21,14 @@ from gateway.errors import UsageError
 from gateway.runtime.install_process import run_installer
 from gateway.runtime.package_cache import BuildSite, PackageCache, cache_key
 
-__all__ = ["SITE_INSIDE", "PythonEnvironment", "PythonEnvironments", "environment_tag", "normalised"]
+__all__ = [
+    "SITE_INSIDE",
+    "PythonEnvironment",
+    "PythonEnvironments",
+    "environment_tag",
+    "is_one_version",
+    "normalised",
+]
 
 SITE_INSIDE = "/opt/server/site"
 """Where an environment's packages stand inside a sandbox; tracebacks name files below it."""
@@ -37,6 +44,11 @@ _PIP_HINT = (
     "Check the network and pip's own configuration (`pip config list`); without a network, put the wheels "
     "in a folder and set PIP_FIND_LINKS to it. Packages without a wheel for this Python cannot be used."
 )
+
+
+def is_one_version(requirement: str) -> bool:
+    """Whether a requirement names exactly one version."""
+    return _EXACT.fullmatch(requirement) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +169,7 @@ class _Plan:
     @classmethod
     def of(cls, requirements: tuple[str, ...], locked: PypiLock | None, *, exact: bool) -> _Plan:
         if locked is None:
-            ranges = [text for text in requirements if _EXACT.fullmatch(text) is None]
+            ranges = [text for text in requirements if not is_one_version(text)]
             if ranges and exact:
                 name = _name(ranges[0])
                 raise UsageError(

@@ -52,8 +52,6 @@ __all__ = ["PROTOCOL_VERSION", "Announced", "Upstream", "UpstreamFailure", "Upst
 PROTOCOL_VERSION = LEGACY_VERSION
 _USUAL_READ, _LARGE_READ = 2**16, 2**18
 """Bytes taken of a server's output in one go."""
-_ENDLESS = 64
-"""How many times the largest result a line may be before it is held for endless."""
 _MOST_ROUNDS = 8
 _PATIENCE = 3
 """Of a client's time for one question: what all the questions of a call may take together."""
@@ -124,7 +122,7 @@ class Upstream:
         self._tasks: TaskGroup | None = None
         self.stale = False
         self.ended: UpstreamFailure | None = None
-        self._hearing = Hearing()
+        self._hearing = Hearing(settings.max_result)
         self._settings = settings
         self._framer = LineFramer(settings.max_result)
         self._limits = JsonLimits(max_bytes=settings.max_result)
@@ -419,7 +417,8 @@ class Upstream:
                         await self._take(frame)
                         if self._hearing.over():
                             await self._hearing.rest()
-                    self._end_of_noise()
+                    if complaint := self._hearing.complaint(self._framer.dropped):
+                        self._end(UpstreamFailure(complaint[0], f"server {self.name!r} {complaint[1]}"))
         except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
             await self._died()
         except Exception:
@@ -450,15 +449,6 @@ class Upstream:
         for waiting in self._waiting.values():
             if not waiting.settled:
                 waiting.fail(self.ended)
-
-    def _end_of_noise(self) -> None:
-        """End a server that does nothing but print: no answer can be expected of it any more."""
-        kind, said = FailureKind.PROTOCOL, "writes line after line that is no answer"
-        if self._framer.dropped > _ENDLESS * self._settings.max_result:
-            kind, said = FailureKind.TOO_LARGE, f"writes a line without an end: {self._framer.dropped} bytes"
-        elif not self._hearing.deafening:
-            return
-        self._end(UpstreamFailure(kind, f"server {self.name!r} {said}"))
 
     async def _take(self, frame: Frame) -> None:
         if isinstance(frame, TooLong):

@@ -30,6 +30,7 @@ def make_pack(folder: Path, **files: str) -> Path:
     content = {
         "toolpack.yaml": MANIFEST,
         "mine.yaml": "version: 1\n",
+        "servers/s.sh": "",
         "fixtures/start/a.txt": "a",
         "tasks/t.yaml": TASK,
         **{name.replace("__", "/").replace("_DOT_", "."): text for name, text in files.items()},
@@ -131,6 +132,38 @@ def test_a_server_this_build_cannot_run_is_shown_but_not_served(tmp_path: Path):
     assert faults(folder) == [
         "toolpack.yaml:6:7: this build runs command, pypi, npm and url servers, not 'image'"
     ]
+
+
+@pytest.mark.parametrize(
+    ("server", "fault"),
+    [
+        ("command: [sh, servers/none.sh]", "6:7: no file 'servers/none.sh' in the pack"),
+        ("command: [sh, servers/../../none.sh]", "6:7: no file 'servers/../../none.sh' in the pack"),
+        (
+            "command: [python, src/s.py]",
+            "6:7: 'src/s.py' is not there in a sandbox: a pack's own code stands in servers/",
+        ),
+        (
+            "command: [sh, servers/s.sh], training: {command: [sh, servers/none.sh]}",
+            "6:47: no file 'servers/none.sh' in the pack",
+        ),
+        (
+            "pypi: a>=1",
+            "6:7: 'a>=1' is not one version and no lock pins it: run 'sandgate toolpack lock'",
+        ),
+        (
+            "npm: a@^1",
+            "6:7: 'a@^1' is not one version and no lock pins it: run 'sandgate toolpack lock'",
+        ),
+        (
+            "command: [python, servers/s.sh], requirements: [a]",
+            "6:40: 'a' is not one version and no lock pins it: run 'sandgate toolpack lock'",
+        ),
+    ],
+)
+def test_what_a_server_is_started_with_is_looked_for(tmp_path: Path, server: str, fault: str):
+    text = MANIFEST.replace("command: [sh, servers/s.sh]", server)
+    assert faults(make_pack(tmp_path, toolpack_DOT_yaml=text)) == [f"toolpack.yaml:{fault}"]
 
 
 def lock_text(*launch: str, server: str = "s") -> str:
