@@ -317,9 +317,7 @@ async def connects(here: Net, host: str, port: int) -> None:
     assert "failed" in await here.call("connect", host=host, port=port)
 
 
-async def test_what_gvisor_refuses_is_not_told(
-    request: pytest.FixtureRequest, engine: str, tmp_path: Path
-) -> None:
+async def test_what_gvisor_refuses_is_not_told(engine: str, tmp_path: Path) -> None:
     require_gvisor()
     async with net(tmp_path, sandbox=make_driver("gvisor", cache_dir=tmp_path / "cache")) as here:
         for tool, host, port in TRIED:
