@@ -10,13 +10,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
+import httpx2
 import pytest
 from anyio.abc import SocketStream
 from websockets.asyncio.client import connect
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
-from gateway.runtime.episodes import EpisodeSettings
+from gateway.runtime.episodes import Episodes, EpisodeSettings
 from tests.support.env_serving import EnvServer, env_server
 
 RESET = {"type": "reset", "data": {"episode_id": "mine"}}
@@ -136,3 +137,35 @@ async def test_a_socket_that_ends_in_the_middle_of_a_step_frees_its_slot_with_th
             await socket.send(json.dumps(step("sleep", seconds=0.5)))
             socket.transport.abort()
         assert await sessions_left(server) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "episodes"),
+    [("/reset", "", 1), ("/reset", "{}", 1), ("/batch/reset", '{"episodes": [{}, {"seed": -1}, {}]}', 2)],
+)
+async def test_a_session_whose_id_nobody_heard_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, body: str, episodes: int
+) -> None:
+    """Its client leaves while the reset is on its way: the place would be held until it was idle too long."""
+    begun, left, opened = anyio.Event(), anyio.Event(), list[Any]()
+    run = Episodes.run
+
+    async def begin(self: Episodes, *args: Any) -> Any:
+        begun.set()
+        await left.wait()
+        opened.append(await run(self, *args))
+        return opened[-1]
+
+    monkeypatch.setattr(Episodes, "run", begin)
+    async with env_server(tmp_path) as server, httpx2.AsyncClient(base_url=server.url) as another:
+        address = urlsplit(server.url)
+        async with await anyio.connect_tcp(address.hostname or "", address.port or 0) as client:
+            head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            await client.send(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            with anyio.fail_after(30):
+                await begun.wait()
+        await another.get("/health")  # by now the server has seen the client leave
+        left.set()
+        with anyio.fail_after(60):
+            while len(opened) < episodes or server.gateway.readiness().detail["sessions"]:  # noqa: ASYNC110
+                await anyio.sleep(0.05)
