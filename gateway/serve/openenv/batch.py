@@ -11,7 +11,7 @@ other. Steps on one session are taken in the order they are listed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypeAlias
 
 import anyio
@@ -26,7 +26,7 @@ from gateway.errors import SandgateError
 from gateway.runtime.episodes import Episodes
 from gateway.serve.gate import GateLimits
 from gateway.serve.identity import principal_of
-from gateway.serve.openenv.bodies import body_of, gated, json_response, told
+from gateway.serve.openenv.bodies import body_of, gated, is_gone, json_response, told
 from gateway.serve.openenv.wire import (
     ErrorCode,
     FieldsModel,
@@ -72,11 +72,23 @@ class _BatchHttp:
 
     async def reset(self, request: Request) -> Response:
         entries = validated(_Resets, body_of(request)).episodes
-        return json_response({"results": await _side_by_side(entries, self._reset, request)})
+        results = await _side_by_side(entries, self._reset, request)
+        if await is_gone(request):
+            await self._end_unheard(principal_of(request.scope), entries, results)
+        return json_response({"results": list[JsonValue](results)})
 
     async def step(self, request: Request) -> Response:
         entries = validated(_Steps, body_of(request)).steps
-        return json_response({"results": await _side_by_side(entries, self._step, request)})
+        results = await _side_by_side(entries, self._step, request)
+        return json_response({"results": list[JsonValue](results)})
+
+    async def _end_unheard(
+        self, principal: Principal, entries: list[Any], results: Sequence[JsonObject]
+    ) -> None:
+        """End the sessions whose ids nobody has heard: they would hold their places until idle too long."""
+        for entry, result in zip(entries, results, strict=True):
+            if "error" not in result and entry.get("session_id") is None:
+                await self._episodes.find(self._pack, str(result["session_id"]), principal).aclose()
 
     async def _reset(self, principal: Principal, entry: JsonObject) -> JsonObject:
         wanted = parse_reset(entry)
@@ -91,9 +103,9 @@ class _BatchHttp:
         return {"session_id": session_id, **(await session.step(step.action, step.seconds)).wire()}
 
 
-async def _side_by_side(entries: list[Any], play: _Play, request: Request) -> list[JsonValue]:
+async def _side_by_side(entries: list[Any], play: _Play, request: Request) -> list[JsonObject]:
     principal = principal_of(request.scope)
-    results: list[JsonValue] = [None] * len(entries)
+    results: list[JsonObject] = [{}] * len(entries)
 
     async def one(place: int, entry: JsonValue) -> None:
         results[place] = await _told(play, principal, entry)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -18,7 +18,7 @@ from gateway.serve.gate import GateLimits, StrictGate, message_of
 from gateway.serve.openenv.wire import ErrorCode, WireError
 from gateway.serve.replies import client_error, problem
 
-__all__ = ["Handler", "body_of", "gated", "json_response", "told"]
+__all__ = ["Handler", "body_of", "gated", "is_gone", "json_response", "told"]
 
 _UNTAKEN = {400: "invalid_json", 408: "body_too_slow", 413: "body_too_large", 415: "unsupported_media_type"}
 """What a body that the gate does not take is called, by status."""
@@ -61,6 +61,15 @@ def body_of(request: Request) -> JsonObject:
     if not isinstance(value, dict):
         raise WireError(ErrorCode.VALIDATION_ERROR, "the body is a JSON object")
     return value
+
+
+async def is_gone(request: Request) -> bool:
+    """Whether nobody waits for the answer any longer."""
+    try:
+        await request.body()  # what comes after it is the end of the connection
+    except ClientDisconnect:
+        return True
+    return await request.is_disconnected()
 
 
 def json_response(value: JsonValue, status: int = 200, headers: dict[str, str] | None = None) -> Response:

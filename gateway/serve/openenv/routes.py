@@ -24,7 +24,7 @@ from gateway.runtime.episodes import Episodes
 from gateway.serve.gate import GateLimits
 from gateway.serve.identity import principal_of
 from gateway.serve.openenv.batch import batch_routes
-from gateway.serve.openenv.bodies import body_of, gated, json_response, told
+from gateway.serve.openenv.bodies import body_of, gated, is_gone, json_response, told
 from gateway.serve.openenv.rpc_routes import RpcSocket
 from gateway.serve.openenv.tasks import task_routes
 from gateway.serve.openenv.wire import ErrorCode, WireError, parse_reset, parse_step_body
@@ -66,8 +66,13 @@ class _EnvHttp:
     async def reset(self, request: Request) -> Response:
         body = body_of(request)
         wanted, asked = parse_reset(body), _session_id(request, body)
-        result = await self._episodes.reset(self._pack, principal_of(request.scope), asked, wanted)
-        return _result(result, str(result.metadata["session_id"]))
+        principal = principal_of(request.scope)
+        result = await self._episodes.reset(self._pack, principal, asked, wanted)
+        session_id = str(result.metadata["session_id"])
+        if asked is None and await is_gone(request):
+            # Nobody has heard its id: it would hold its place until it was idle too long.
+            await self._episodes.find(self._pack, session_id, principal).aclose()
+        return _result(result, session_id)
 
     async def step(self, request: Request) -> Response:
         body = body_of(request)
