@@ -369,6 +369,11 @@ class Gateway:
             with anyio.move_on_after(self.settings.drain):
                 await self._idle.wait()
 
+    def end_announcements(self) -> None:
+        """End the streams of those who listen to what servers announce: the gateway stops."""
+        for session in self._sessions:
+            session.announcements.close()
+
     async def close_idle_sessions(self) -> None:
         """Close sessions that were idle for longer than the settings allow."""
         limit = self.clock.monotonic() - self.settings.session_idle

@@ -114,6 +114,7 @@ async def run_server(
                 on_ready()
                 await anext(signals)
                 await until_signal(signals, gateway.drain)
+            gateway.end_announcements()
             await app.settle(_SETTLING_SECONDS)
         finally:
             app.end_requests()

@@ -260,6 +260,33 @@ async def test_a_signal_lets_calls_in_flight_finish_turns_new_ones_away_and_retu
     assert (answers["new"].status_code, answers["new"].headers["retry-after"]) == (503, "5")
 
 
+async def test_a_signal_ends_streams_of_changes_by_their_answer(tmp_path: Path) -> None:
+    params = {"notifications": {"toolsListChanged": True}, "_meta": modern_meta()}
+    body = {"jsonrpc": "2.0", "id": "s", "method": "subscriptions/listen", "params": params}
+    async with (
+        app_of(tmp_path) as (app, gateway),
+        running(app, gateway) as url,
+        httpx2.AsyncClient(timeout=30) as http,
+    ):
+        headers = {
+            **RawMcp(http, url).modern_headers("subscriptions/listen", {}),
+            "accept": "application/json, text/event-stream",
+        }
+        with anyio.fail_after(30):
+            async with http.stream("POST", url + "/mcp", json=body, headers=headers) as stream:
+                told: list[Any] = []
+                async for line in stream.aiter_lines():
+                    if line.startswith("data:"):
+                        told.append(json.loads(line[5:]))
+                        if len(told) == 1:
+                            os.kill(os.getpid(), signal.SIGTERM)
+    assert [message.get("method", message.get("id")) for message in told] == [
+        "notifications/subscriptions/acknowledged",
+        "s",
+    ]
+    assert told[1]["result"]["_meta"]["io.modelcontextprotocol/subscriptionId"] == "s"
+
+
 @pytest.mark.parametrize("era", [LEGACY, MODERN])
 async def test_a_second_signal_stops_the_waiting_and_says_so(tmp_path: Path, era: str) -> None:
     answers: list[httpx2.Response] = []

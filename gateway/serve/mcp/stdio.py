@@ -50,6 +50,8 @@ __all__ = ["serve_stdio"]
 logger = logging.getLogger(__name__)
 
 _CHUNK = 65_536
+_LISTENING_SECONDS = 0.2
+"""How soon a stream of changes that began after the end is ended again."""
 _Received: TypeAlias = SessionMessage | Exception
 _Ends: TypeAlias = tuple[MemoryObjectReceiveStream[_Received], MemoryObjectSendStream[SessionMessage]]
 
@@ -70,7 +72,7 @@ async def serve_stdio(
     sessions = Sessions(gateway, principal)
     server = build_server(gateway, Directory(gateway.packs), sessions)
     with _own(stdin, os.O_RDONLY) as source, _own(stdout, os.O_WRONLY) as sink:
-        pipe = _Pipe(source, sink, JsonLimits(max_bytes=max_line))
+        pipe = _Pipe(source, sink, JsonLimits(max_bytes=max_line), gateway.end_announcements)
         try:
             async with pipe.ends(gateway.settings.drain) as (inbox, outbox), _told(sessions):
                 await serve_dual_era_loop(server, inbox, outbox, lifespan_state={})
@@ -140,12 +142,13 @@ class _Pending:
 class _Pipe:
     """Lines in, lines out, over two descriptors."""
 
-    def __init__(self, source: int, sink: int, limits: JsonLimits) -> None:
+    def __init__(self, source: int, sink: int, limits: JsonLimits, end_listening: Callable[[], None]) -> None:
         self._source = source
         self._sink = sink
         self._limits = limits
         self._writing = anyio.Lock()
         self._pending = _Pending()
+        self._end_listening = end_listening
 
     @asynccontextmanager
     async def ends(self, drain: float) -> AsyncGenerator[_Ends]:
@@ -168,7 +171,14 @@ class _Pipe:
             with ending_signals() as signals:
                 await until_signal(signals, read)
                 with anyio.move_on_after(drain):
-                    await until_signal(signals, self._pending.settled)
+                    await until_signal(signals, self._settled)
+
+    async def _settled(self) -> None:
+        """Return once all is answered; what would listen on and on is ended, also what only now begins to."""
+        while self._pending.ids:
+            self._end_listening()
+            with anyio.move_on_after(_LISTENING_SECONDS):
+                await self._pending.settled()
 
     async def _take(self, frame: Frame, inbox: MemoryObjectSendStream[_Received]) -> None:
         try:

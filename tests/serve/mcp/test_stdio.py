@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from gateway.core.calls import Principal
-from gateway.runtime.gateway import Gateway
+from gateway.runtime.gateway import Gateway, GatewaySettings
 from gateway.runtime.sessions import named_session_id
 from gateway.serve.mcp.stdio import serve_stdio
 from tests.support.http_serving import open_echo_packs, rule_line
@@ -202,6 +202,23 @@ async def test_a_signal_ends_it_after_the_answers(tmp_path: Path) -> None:
         await pipes.ask(MODERN, "tools/list")
         os.kill(os.getpid(), signal.SIGTERM)
         assert (await pipes.line())["result"]["content"][0]["text"] == "slept"
+        assert await pipes.line() is None
+
+
+@pytest.mark.parametrize("how", ["its input ends", "a signal"])
+async def test_a_stream_of_changes_ends_properly_and_holds_up_nothing(tmp_path: Path, how: str) -> None:
+    settings = GatewaySettings(drain=1000)
+    async with open_echo_packs(tmp_path, "echo", settings=settings) as gateway, piped(gateway) as pipes:
+        wanted = {"notifications": {"toolsListChanged": True}}
+        told = await pipes.ask(MODERN, "subscriptions/listen", wanted, id="s")
+        assert told["method"] == "notifications/subscriptions/acknowledged"
+        if how == "a signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            pipes.end_input()
+        end = await pipes.line()
+        assert (end["id"], end["result"]["resultType"]) == ("s", "complete")
+        assert end["result"]["_meta"]["io.modelcontextprotocol/subscriptionId"] == "s"
         assert await pipes.line() is None
 
 
