@@ -166,6 +166,7 @@ def test_a_fault_is_told_with_its_place(text: str, expected: str) -> None:
         ("  - {id: a, allow: fs.x, limit: {per: tool}}\n", "p.yaml:3:26: rules.0.limit: one or more of rate"),
         ("  - {id: a, allow: fs.x, limit: {rate: 0/min}}\n", "p.yaml:3:34: rules.0.limit.rate: a rate is"),
         ("  - {id: a, allow: fs.x, limit: {rate: fast}}\n", "p.yaml:3:34: rules.0.limit.rate: a rate is"),
+        ("  - {id: a, allow: fs.x, limit: {rate: 30}}\n", "p.yaml:3:34: rules.0.limit.rate: a rate is"),
         ("  - {id: a, allow: fs.x, limit: {calls: -1}}\n", "p.yaml:3:34: rules.0.limit.calls: "),
         (
             "  - {id: a, allow: fs.x, args: {p: {symlinks: follow}}}\n",
