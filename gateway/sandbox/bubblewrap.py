@@ -22,7 +22,7 @@ from .contract import Exit, Sandbox, SandboxSpec, Snapshot, Workspace, Workspace
 from .egress.inside import to_fork
 from .fork_server import LET_THROUGH, Forking
 from .handles import BubblewrapSandbox, BubblewrapSnapshot, BubblewrapWorkspace
-from .launcher_client import Launcher, LauncherGone, Reply
+from .launcher_client import Launcher, LauncherGone, Reply, TemplateEnded
 from .noticing import attempt_of
 from .pipes import Pipes
 from .seccomp import assemble, profile_file, read_profile
@@ -240,11 +240,12 @@ class BubblewrapDriver:
         )
         if template is None:
             return None
-        asked = fork_request(self._request(spec, workspace, workspace.uid), spec, template.number)
+        number = template.number
+        asked = fork_request(self._request(spec, workspace, workspace.uid), spec, number)
         try:
             sandbox = await self._started(spec, asked, workspace, FORK_PROCESSES)
         except SandboxError as error:
-            self._forks.failed(template, str(error))
+            self._forks.failed(template, str(error), ended=number if isinstance(error, TemplateEnded) else 0)
             return None
         while template.attempts:  # it tried before anybody's session, as a server that starts cold may
             sandbox.noticing.attempted(template.attempts.pop(0))

@@ -44,6 +44,7 @@ class Template:
     """One preloaded program; `number` is what the launcher knows it by, 0 while there is none.
 
     `starting` is there while it is brought up, which whoever asked for it first does not wait out alone.
+    `blamed` is the last number whose end was counted as a failure.
     `attempts` is what it tried to reach, not told yet: its first fork answers for it.
     """
 
@@ -53,6 +54,7 @@ class Template:
     starting: anyio.Event | None = None
     uid: int = 0
     failures: int = 0
+    blamed: int = 0
     refused: bool = False
     errors: StderrTail = field(default_factory=StderrTail)
     attempts: list[Attempt] = field(default_factory=list[Attempt])
@@ -133,9 +135,15 @@ class Forking:
         finally:
             os.close(fd)
 
-    def failed(self, template: Template, why: str, *, for_good: bool = False) -> None:
-        """Note that a template, or a fork of it, did not start; after a few times it is not tried again."""
+    def failed(self, template: Template, why: str, *, for_good: bool = False, ended: int = 0) -> None:
+        """Note that a template, or a fork of it, did not start; after a few times it is not tried again.
+
+        `ended` is the number of a template that was found to have ended: many may find that, it counts once.
+        """
         self.reason = why
+        if ended and template.blamed == ended:
+            return
+        template.blamed = ended or template.blamed
         template.failures += 1
         if template.refused or not (for_good or template.failures >= MOST_FAILURES):
             return

@@ -22,7 +22,7 @@ import anyio.to_thread
 from gateway.core.json_types import JsonObject
 from gateway.errors import SandboxError, UsageError
 
-__all__ = ["Launcher", "LauncherGone", "Reply"]
+__all__ = ["Launcher", "LauncherGone", "Reply", "TemplateEnded"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,10 @@ class _Pending:
 
 class LauncherGone(SandboxError):
     """It died before it answered, and what it may have begun died with it: its successor can be asked."""
+
+
+class TemplateEnded(SandboxError):
+    """What was to be forked has ended, as the next message about it will tell."""
 
 
 class Launcher:
@@ -140,7 +144,8 @@ class Launcher:
         if reply is None:
             raise LauncherGone("the sandbox launcher ended meanwhile")
         if "error" in reply.body:
-            raise SandboxError(str(reply.body["error"]))
+            kind = TemplateEnded if reply.body.get("ended") else SandboxError
+            raise kind(str(reply.body["error"]))
         return reply
 
     async def _deliver(self, number: int, request: JsonObject, fds: Sequence[int]) -> _Pending:

@@ -21,7 +21,7 @@ from typing import Any
 from . import jail, kernel, looking, network, pins
 from .groups import Group
 
-__all__ = ["SECONDS", "Fork", "Template", "TemplateUnfit", "hear"]
+__all__ = ["SECONDS", "Fork", "Template", "TemplateEnded", "TemplateUnfit", "hear"]
 
 SECONDS = 10.0
 MAX_MESSAGE = 4096
@@ -32,6 +32,13 @@ FILTERS = 2
 
 class TemplateUnfit(OSError):
     """The template, not this fork, is at fault: it must not be asked again."""
+
+
+class TemplateEnded(OSError):
+    """There is no template any more, which is told of it in time as well."""
+
+    def __init__(self) -> None:
+        super().__init__("its template has ended")
 
 
 @dataclass(frozen=True)
@@ -147,11 +154,17 @@ class Fork:
         turn = self.template.turn
         os.read(turn[0], 1)
         try:
-            socket.send_fds(self.template.control, [b"fork"], [self.theirs])
+            try:
+                socket.send_fds(self.template.control, [b"fork"], [self.theirs])
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise TemplateEnded from error
             os.close(self.theirs)
             # It keeps nothing of the fork's: it says so, and is looked at below. Heard first, and always,
             # so that the next one does not take this answer for its own.
-            if hear(self.template.control) != (b"forked", self.template.pid):
+            said = hear(self.template.control)
+            if not said[0]:
+                raise TemplateEnded
+            if said != (b"forked", self.template.pid):
                 raise TemplateUnfit("it does not answer as it should")
             word, pid = self._hear()
             if word != b"apart" or looking.parent_of(pid) != self.template.pid:

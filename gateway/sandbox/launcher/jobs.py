@@ -44,6 +44,9 @@ class Jobs:
                 return 0, self._fork(request, fds)
             pin = self._pin(request, fds)
             self.tell({"id": number, "ok": True, "entries": pin.entries}, (pin.namespace, pin.folder))
+        except forking.TemplateEnded as error:
+            self.tell({"id": number, "error": str(error), "ended": True})
+            return UNFIT, []
         except forking.TemplateUnfit as error:
             self.tell({"id": number, "error": str(error)})
             return UNFIT, []

@@ -7,19 +7,22 @@ that it holds no right. A finding is a sentence for people; none is an empty str
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 __all__ = ["NAMESPACES", "alone", "apart", "locked", "members", "namespaces", "parent_of", "unshared"]
 
 NAMESPACES = ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
 CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 SHARED = re.compile(rb"^[0-9a-f-]+ (?P<rights>...)s \S+ \S+ \S+ *(?P<path>.*)$", re.MULTILINE)
-PROCMAP_QUERY, FIRST_SHARED = 0xC0686611, struct.pack("QQ88x", 104, 0x18)
+PROCMAP_QUERY, QUERY = 0xC0686611, struct.Struct("9Q4I2Q")
+NEXT_SHARED, WRITABLE, LONGEST_PATH = 0x18, 0x02, 4096
 READ_ONLY = re.compile(rb"/(?:usr|lib\w*|bin|sbin|opt|etc)/.*(?<! \(deleted\))")
 """Files that nobody inside can write, so that nothing is said by a shared mapping of them."""
 
@@ -39,21 +42,30 @@ def alone(pid: int, descriptors: Iterable[int], who: str) -> str:
 def unshared(pid: int, who: str) -> str:
     """Say which memory `pid` could share with a process it was forked from or that was forked from it."""
     with open(f"/proc/{pid}/maps", "rb") as file:
-        if not _may_share(file.fileno()):
-            return ""
-        for found in SHARED.finditer(file.read()):
-            if b"w" in found["rights"] or not READ_ONLY.fullmatch(found["path"]):
-                return f"{who} shares memory: {found['path'].decode(errors='replace') or 'without a name'}"
+        for writable, path in _shared(file):
+            if writable or not READ_ONLY.fullmatch(path):
+                return f"{who} shares memory: {path.decode(errors='replace') or 'without a name'}"
     return ""
 
 
-def _may_share(maps: int) -> bool:
-    """Ask the kernel (since 6.11) for the first shared mapping, which costs less than to read about all."""
-    try:
-        fcntl.ioctl(maps, PROCMAP_QUERY, FIRST_SHARED)
-    except OSError as error:
-        return error.errno != errno.ENOENT
-    return True
+def _shared(maps: BinaryIO) -> Iterator[tuple[bool, bytes]]:
+    """Yield if it can be written, and the path, of each shared mapping.
+
+    The kernel is asked for one after another (since 6.11): to read about all the others costs more.
+    """
+    name = ctypes.create_string_buffer(LONGEST_PATH)
+    end = 0
+    while True:
+        words = (QUERY.size, NEXT_SHARED, end, *(0,) * 8, len(name), 0, ctypes.addressof(name), 0)
+        try:
+            answer = QUERY.unpack(fcntl.ioctl(maps, PROCMAP_QUERY, QUERY.pack(*words)))
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # all of them then; those that were told already do no harm
+                for found in SHARED.finditer(maps.read()):
+                    yield b"w" in found["rights"], found["path"]
+            return
+        end = answer[4]
+        yield bool(answer[5] & WRITABLE), name.raw[: answer[11]].rstrip(b"\0")
 
 
 def apart(pid: int, template: dict[str, str]) -> str:

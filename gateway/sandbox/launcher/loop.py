@@ -115,7 +115,8 @@ class Launcher:
                 case _:
                     self.work(request, fds)
         except OSError as error:
-            self.tell({"id": request["id"], "error": str(error)})
+            ended = isinstance(error, forking.TemplateEnded)
+            self.tell({"id": request["id"], "error": str(error), "ended": ended})
         finally:
             for fd in fds:
                 os.close(fd)
@@ -267,7 +268,7 @@ class Launcher:
         """Have a worker start a session; it answers, unless it dies."""
         number, template = request["id"], self.templates.get(request["template"])
         if template is None:
-            raise OSError("its template has ended")
+            raise forking.TemplateEnded
         door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         door.setblocking(False)
