@@ -19,10 +19,10 @@ from gateway.core.policy.egress import HostRule
 from gateway.core.records import CallIds
 from gateway.errors import SandboxError
 from gateway.runtime.egress import SessionEgress
-from gateway.runtime.opening import KnownEras, Offers, WrongEra
 from gateway.runtime.peer import NOBODY, ClientFacts, Era, Standing
 from gateway.runtime.remote import RemoteEndpoint, RemoteServer
 from gateway.runtime.upstream import Announced, Upstream, UpstreamFailure, UpstreamSettings
+from gateway.runtime.upstream.opening import KnownEras, Offers, WrongEra
 from gateway.sandbox.contract import Sandbox, SandboxDriver, SandboxSpec, Workspace, WorkspaceSpec
 from gateway.sandbox.egress import Door
 

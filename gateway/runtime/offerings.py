@@ -20,9 +20,9 @@ from gateway.core.screening import screen
 from gateway.core.session import SessionMachine
 from gateway.core.templates import made_by
 from gateway.runtime.leases import Lease
-from gateway.runtime.listings import Listing
 from gateway.runtime.served_pack import ServedPack
 from gateway.runtime.upstream import UpstreamFailure
+from gateway.runtime.upstream.listings import Listing
 
 __all__ = ["Offered", "Offerings"]
 

@@ -21,6 +21,7 @@ __all__ = [
     "Standing",
     "Veiled",
     "lacking",
+    "named",
 ]
 
 Era: TypeAlias = Literal["legacy", "modern"]
@@ -121,6 +122,11 @@ def lacking(capabilities: Mapping[str, JsonValue], method: str, params: JsonValu
     if part is None or part in parts or (part == "form" and "url" not in parts):
         return {}
     return {name: {part: {}}}
+
+
+def named(lack: JsonObject) -> str:
+    """Return a capability, or a part of one, as it is spoken of: `elicitation.url`."""
+    return next(".".join((name, *part)) for name, part in lack.items() if isinstance(part, dict))
 
 
 def _part(method: str, params: JsonObject) -> str | None:

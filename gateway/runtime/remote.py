@@ -20,10 +20,10 @@ from anyio.abc import TaskGroup, TaskStatus
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.strict_json import dumps, loads
 from gateway.runtime.event_stream import EventStream
-from gateway.runtime.opening import LEGACY_VERSION, MODERN_VERSION
 from gateway.runtime.remote_auth import Credentials, TokenFailure
 from gateway.runtime.remote_headers import Marks, argument_headers, header_value, marked_arguments
 from gateway.runtime.remote_network import Network
+from gateway.runtime.upstream.opening import LEGACY_VERSION, MODERN_VERSION
 from gateway.sandbox.contract import Attempt, Exit, SandboxStats
 from gateway.sandbox.egress import Way
 

@@ -22,13 +22,13 @@ from gateway.core.seeding import SEED_MARK, SEED_VARIABLE
 from gateway.errors import SandboxError, SandgateError, UsageError
 from gateway.runtime.egress import EgressDesk
 from gateway.runtime.leases import Lease, ServerPlan
-from gateway.runtime.opening import Offers
 from gateway.runtime.pack_checks import check_lock_for_stand_ins, check_stand_ins, unknown_tools
 from gateway.runtime.packages import Installer, Program
 from gateway.runtime.packs import Pack, prepare_seed, write_lock
 from gateway.runtime.peer import ClientFacts
 from gateway.runtime.remote_plan import hosts_of, remote_endpoint
 from gateway.runtime.upstream import UpstreamFailure, UpstreamSettings
+from gateway.runtime.upstream.opening import Offers
 from gateway.sandbox.contract import Limits, Preload, SandboxDriver, SandboxSpec, Snapshot, WorkspaceSpec
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from gateway.runtime.deadline import Deadline
+from gateway.runtime.upstream.deadline import Deadline
 
 
 async def test_questions_that_overlap_stop_the_time_once_and_give_back_what_they_did_not_need() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.core.calls import FailureKind
 from gateway.loop import current_loop
-from gateway.runtime.hearing import MOST_NOISE, Hearing
+from gateway.runtime.upstream.hearing import MOST_NOISE, Hearing
 
 
 def spend_a_turn() -> None:

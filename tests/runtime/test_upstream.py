@@ -12,8 +12,7 @@ import pytest
 
 from gateway.core.calls import FailureKind, ServerError
 from gateway.core.json_types import JsonObject, JsonValue
-from gateway.runtime import conversing
-from gateway.runtime.upstream import Upstream, UpstreamFailure, UpstreamSettings
+from gateway.runtime.upstream import Upstream, UpstreamFailure, UpstreamSettings, relaying
 from gateway.sandbox.contract import WorkspaceSpec
 from tests.support.sandboxes import bubblewrap, script_spec
 
@@ -205,7 +204,7 @@ class Wordy:
 async def test_a_server_that_asks_and_does_not_read_the_answer_holds_up_nobody_beyond_the_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversing, "_PUT_SECONDS", 1_000)
+    monkeypatch.setattr(relaying, "_PUT_SECONDS", 1_000)
     async with conversation(tmp_path) as upstream:
         with anyio.fail_after(60), pytest.raises(UpstreamFailure) as caught:
             await upstream.request("tools/call", {"name": "ask_and_stop_reading", "arguments": {}}, Wordy())

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from gateway.core.json_types import JsonObject
 from gateway.core.screening import screen
-from gateway.runtime.opening import Offers
 from gateway.runtime.served_pack import ServedPack
+from gateway.runtime.upstream.opening import Offers
 from gateway.serve.mcp.directory import Directory
 
 __all__ = ["described", "offers_of", "serves"]

@@ -17,8 +17,8 @@ from gateway.core.calls import Answered, Denied, Failed, Front, Method, Outcome,
 from gateway.core.decisions import DecisionCode
 from gateway.core.json_types import JsonObject, JsonValue
 from gateway.core.results import DECISION_META_KEY, failure_text
-from gateway.runtime.listings import Listing
 from gateway.runtime.sessions import Session, new_call_id
+from gateway.runtime.upstream.listings import Listing
 from gateway.serve.mcp.calling import Calling
 from gateway.serve.mcp.calls import error_of_server
 from gateway.serve.mcp.envelope import end_to_end_meta, is_modern

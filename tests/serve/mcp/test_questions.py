@@ -13,8 +13,8 @@ import pytest
 
 from gateway.core.calls import FailureKind
 from gateway.runtime.audit import query, verify
-from gateway.runtime.exchange import MOST_QUESTIONS
 from gateway.runtime.gateway import GatewaySettings
+from gateway.runtime.upstream.exchange import MOST_QUESTIONS
 from tests.support.bridging import ALICE, FORMS, modern, serving, streamed
 from tests.support.gateways import copy_pack
 from tests.support.mcp_http import LEGACY, RawMcp, texts

@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from gateway.core.json_types import JsonObject, JsonValue
-from gateway.runtime.exchange import Ask, Exchange
+from gateway.runtime.upstream.exchange import Ask, Exchange
 
 __all__ = ["Parked", "Parking"]
 

@@ -2,8 +2,7 @@
 
 A client that can be asked while its call runs is asked; for one that cannot (`ClientPeer.defers`)
 the call is parked: its questions are the call's result, and the call that brings the answers goes
-on where it stopped. The other way round, a server that answers `input_required` to a client that
-can be asked is sent the answers at once. Nothing here decides or sends a call again.
+on where it stopped. Nothing here decides or sends a call again.
 """
 
 from __future__ import annotations
@@ -13,25 +12,24 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
 
-from gateway.core.calls import FailureKind, ServerError
 from gateway.core.json_types import JsonObject, JsonValue
-from gateway.runtime.deadline import Deadline
-from gateway.runtime.exchange import Ask, Exchange, Note, UpstreamFailure
-from gateway.runtime.parking import Parked
-from gateway.runtime.peer import ClientPeer, PeerError, Standing, lacking
+from gateway.runtime.peer import ClientPeer, PeerError, Standing, lacking, named
+from gateway.runtime.upstream.deadline import Deadline
+from gateway.runtime.upstream.exchange import Ask, Exchange, Note
+from gateway.runtime.upstream.parking import Parked
 
-__all__ = ["answer_inputs", "answer_to", "check_inputs", "converse", "inputs_of", "needs_input", "park"]
+__all__ = ["answer_to", "park", "relay", "undeclared"]
 
 logger = logging.getLogger(__name__)
 
 _PUT_SECONDS, _PUT_LATE_SECONDS = 5.0, 0.5
 """How long an answer may take to be read, and how much of it beyond the end of the call's time."""
-_METHOD_NOT_FOUND, _INTERNAL, _MISSING_CAPABILITY = -32601, -32603, -32021
+_METHOD_NOT_FOUND, _INTERNAL = -32601, -32603
 Put = Callable[[JsonObject], Awaitable[None]]
 """Sends the server a message."""
 
 
-async def converse(exchange: Exchange, put: Put, deadline: Deadline, client_timeout: float) -> None:
+async def relay(exchange: Exchange, put: Put, deadline: Deadline, client_timeout: float) -> None:
     """Pass on what is said until the request ended, or has to be parked.
 
     While the client has a question the call's `deadline` stands still, as far as it does; the client
@@ -100,12 +98,7 @@ def undeclared(capabilities: Mapping[str, JsonValue], method: str, params: JsonV
     lack = lacking(capabilities, method, params)
     if lack is None:
         return f"{method[:64]!r} is not offered by this client"
-    return f"the client did not declare {_named(lack)!r}" if lack else None
-
-
-def _named(lack: JsonObject) -> str:
-    """Return a capability, or a part of one, as it is spoken of: `elicitation.url`."""
-    return next(".".join((name, *part)) for name, part in lack.items() if isinstance(part, dict))
+    return f"the client did not declare {named(lack)!r}" if lack else None
 
 
 def _error(request_id: int | str, code: int, message: str, data: JsonValue = None) -> JsonObject:
@@ -113,9 +106,6 @@ def _error(request_id: int | str, code: int, message: str, data: JsonValue = Non
     if data is not None:
         error["data"] = data
     return {"jsonrpc": "2.0", "id": request_id, "error": error}
-
-
-# -- a server that asks during the call, a client that answers with another one
 
 
 async def park(exchange: Exchange, put: Put) -> Parked | None:
@@ -129,79 +119,3 @@ async def park(exchange: Exchange, put: Put) -> Parked | None:
         else:
             await put(_error(ask.id, _METHOD_NOT_FOUND, fault))
     return Parked.of(exchange, asks) if asks else None
-
-
-# -- a server that answers with its questions, a client that can be asked
-
-
-def needs_input(result: JsonObject) -> bool:
-    """Whether a result is a modern server's question in place of one."""
-    return result.get("resultType") == "input_required"
-
-
-def inputs_of(result: JsonObject) -> JsonObject:
-    """Return what is asked by such a result, by key."""
-    requests = result.get("inputRequests")
-    return requests if isinstance(requests, dict) else {}
-
-
-def check_inputs(result: JsonObject, capabilities: Mapping[str, JsonValue]) -> None:
-    """Refuse questions that a client of these capabilities is not to be asked (`UpstreamFailure`).
-
-    The caller is told by the protocol's own error what it would have to declare.
-    """
-    lack: JsonObject = {}
-    for request in inputs_of(result).values():
-        method = request.get("method") if isinstance(request, dict) else None
-        params = request.get("params") if isinstance(request, dict) else None
-        missing = lacking(capabilities, method, params) if isinstance(method, str) else None
-        if missing is None:
-            raise UpstreamFailure(FailureKind.PROTOCOL, "the server asks for input that no client gives")
-        for name, part in missing.items():
-            known = lack.get(name)
-            lack[name] = {**known, **part} if isinstance(known, dict) and isinstance(part, dict) else part
-    if lack:
-        said = "this needs what the client did not declare: " + ", ".join(
-            _named({name: part}) for name, part in lack.items()
-        )
-        error = ServerError(_MISSING_CAPABILITY, said, {"requiredCapabilities": lack})
-        raise UpstreamFailure(FailureKind.SERVER_ERROR, said, error)
-
-
-async def answer_inputs(
-    peer: ClientPeer, result: JsonObject, deadline: Deadline, client_timeout: float
-) -> JsonObject:
-    """Ask the client what a server asks by its result; return the parameters that bring it the answers.
-
-    Raises `UpstreamFailure` where the client cannot or will not answer.
-    """
-    answers: JsonObject = {}
-    failures: list[UpstreamFailure] = []
-
-    async def one(key: str, request: JsonValue) -> None:
-        try:
-            answers[key] = await _input(peer, request)
-        except UpstreamFailure as failure:
-            failures.append(failure)
-
-    with deadline.standing_still(), anyio.move_on_after(min(client_timeout, deadline.left)):
-        async with anyio.create_task_group() as asks:
-            for key, request in inputs_of(result).items():
-                asks.start_soon(one, key, request)
-        if failures:
-            raise failures[0]
-        state = result.get("requestState")
-        given: JsonObject = {"inputResponses": answers} if answers else {}
-        return given if state is None else {**given, "requestState": state}
-    raise UpstreamFailure(FailureKind.TIMEOUT, "the client did not answer in time")
-
-
-async def _input(peer: ClientPeer, request: JsonValue) -> JsonObject:
-    method = request.get("method") if isinstance(request, dict) else None
-    params = request.get("params") if isinstance(request, dict) else None
-    assert isinstance(method, str), "inputs are checked before anybody is asked"
-    try:
-        return await peer.request(method, params if isinstance(params, dict) else {})
-    except PeerError as error:
-        told = ServerError(error.code, error.message, error.data)
-        raise UpstreamFailure(FailureKind.SERVER_ERROR, error.message, told) from error

@@ -54,13 +54,12 @@ class Exchange:
 
     `woken` is kept when it ended, when something was said and when its time was over (`overdue`); `asking`
     are the questions that the client has, `asked` all that are open, `questions` counts those that ever
-    were; `dropped` counts what was too much.
+    were.
     """
 
     __slots__ = (
         "asked",
         "asking",
-        "dropped",
         "failure",
         "message",
         "overdue",
@@ -82,17 +81,19 @@ class Exchange:
         self.questions = 0
         self.woken: Promise[None] = Promise()
         self.overdue = False
-        self.dropped = 0
 
     @property
     def settled(self) -> bool:
         """Whether it ended."""
         return self.message is not None or self.failure is not None
 
-    def answer(self, message: JsonObject) -> None:
-        """End it with the server's answer."""
+    def answer(self, message: JsonObject) -> bool:
+        """End it with the server's answer; `False` if it had ended."""
+        if self.settled:
+            return False
         self.message = message
         self.woken.keep(None)
+        return True
 
     def expire(self) -> None:
         """Note that its time is over."""
@@ -100,14 +101,14 @@ class Exchange:
         self.woken.keep(None)
 
     def fail(self, failure: UpstreamFailure) -> None:
-        """End it without one."""
-        self.failure = failure
-        self.woken.keep(None)
+        """End it without one, unless it ended."""
+        if not self.settled:
+            self.failure = failure
+            self.woken.keep(None)
 
     def say(self, said: Note | Ask) -> bool:
         """Take what the server says; `False` if nobody listens, it was too much, or asked by an id in use."""
         if self.peer is None or self.settled or len(self.said) >= _MOST_SAID or not self._may_ask(said):
-            self.dropped += 1
             return False
         self.said.append(said)
         self.woken.keep(None)

@@ -8,7 +8,7 @@ from enum import Enum
 from gateway.core.calls import FailureKind
 from gateway.core.json_types import JsonObject
 from gateway.core.strict_json import dumps
-from gateway.runtime.exchange import UpstreamFailure
+from gateway.runtime.upstream.exchange import UpstreamFailure
 
 __all__ = ["Listing", "every_page"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from gateway import __version__
 from gateway.core.calls import FailureKind
 from gateway.core.json_types import JsonObject, JsonValue
-from gateway.runtime.exchange import UpstreamFailure
 from gateway.runtime.peer import ClientFacts, ClientPeer, Era
+from gateway.runtime.upstream.exchange import UpstreamFailure
 
 __all__ = [
     "LEGACY_VERSION",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import anyio
 
-from gateway.loop import current_loop
+from gateway.loop import Timer, current_loop
 
 __all__ = ["Deadline"]
 
@@ -19,11 +19,12 @@ class Deadline:
     can add. `at` is when the time is over, by the loop's clock; `waited` how long it stood still.
     """
 
-    __slots__ = ("_askers", "_patience", "_scope", "_since", "at", "seconds", "waited")
+    __slots__ = ("_askers", "_loop", "_patience", "_scope", "_since", "at", "seconds", "waited")
 
     def __init__(self, seconds: float, patience: float = 0.0) -> None:
+        self._loop = current_loop()
         self.seconds = seconds
-        self.at = current_loop().time() + seconds
+        self.at = self._loop.time() + seconds
         self.waited = 0.0
         self._patience = patience
         self._askers = 0
@@ -38,7 +39,11 @@ class Deadline:
     @property
     def left(self) -> float:
         """The seconds until then."""
-        return max(0.0, self.at - current_loop().time())
+        return max(0.0, self.at - self._loop.time())
+
+    def timer(self, callback: Callable[[], object]) -> Timer:
+        """Have `callback` called then; a time that stands still later does not move it."""
+        return self._loop.call_at(self.at, callback)
 
     @contextmanager
     def enforced(self) -> Generator[None]:
@@ -50,7 +55,7 @@ class Deadline:
     def standing_still(self) -> Generator[None]:
         """Let the time stand still while anybody is inside, as far as the patience goes."""
         if self._askers == 0:
-            self._since = current_loop().time()
+            self._since = self._loop.time()
             self._move(self._patience)
         self._askers += 1
         try:
@@ -58,7 +63,7 @@ class Deadline:
         finally:
             self._askers -= 1
             if self._askers == 0:
-                waited = min(self._patience, current_loop().time() - self._since)
+                waited = min(self._patience, self._loop.time() - self._since)
                 self._move(waited - self._patience)
                 self._patience -= waited
                 self.waited += waited
