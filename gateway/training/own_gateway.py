@@ -1,4 +1,7 @@
-"""A gateway of one's own: `sandgate serve` in a process that ends with its owner. Imports nothing of it."""
+"""A gateway of one's own: `sandgate serve` in a process that ends with its owner. Imports nothing of it.
+
+An owner that is killed ends it as well; the scratch folder stays then.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +45,11 @@ class OwnGateway:
     ) -> None:
         scratch = None if state else tempfile.mkdtemp(prefix="sandgate-")
         # -P: what lies in the current folder is not the gateway.
-        sandgate = [sys.executable, "-P", "-m", "gateway.cli"]
+        sandgate = [sys.executable, "-P", "-m", "gateway.cli.owned"]
         options = ["--mode", "training", "--port", "0", "--state", str(state or scratch)]
         process = subprocess.Popen(
             [*sandgate, "serve", pack, *options, *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # nothing is said there: that it ends is heard
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -102,5 +105,7 @@ def _end(process: subprocess.Popen[str], scratch: str | None) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
     if scratch is not None:
         rmtree(scratch, ignore_errors=True)

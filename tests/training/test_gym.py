@@ -119,7 +119,7 @@ import gymnasium, gateway.training
 
 def gateways():
     shown = subprocess.run(["ps", "-eo", "ppid,args"], capture_output=True, text=True).stdout
-    return sum("gateway.cli serve" in line and line.split()[0] == PARENT for line in shown.splitlines())
+    return sum("gateway.cli.owned serve" in line and line.split()[0] == PARENT for line in shown.splitlines())
 
 import os
 PARENT = str(os.getpid())
