@@ -4,7 +4,7 @@ The parser underneath collects headers and trailers without end and waits for th
 bounded by `gate`. It also ends a request at its head where that offers another protocol, so that its body
 would be read as the next request: here the offer is passed over and the body read. A POST that the front
 admits is held until it is whole, as a `DirectRequest`; what the front does not take goes to the
-application just as it came.
+application just as it came. Who reads nothing of an answer is cut off.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.serve.direct import DirectFront, DirectRequest
+from gateway.serve.stalls import Stalls
 
 __all__ = ["HEAD_BYTES", "HEAD_SECONDS", "HELD_SECONDS", "BoundedHttpProtocol"]
 
@@ -52,11 +53,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first head."""
         super().connection_made(transport)
+        self._stalls = Stalls(self.loop, transport)
         self._deadline = self.loop.call_later(HEAD_SECONDS, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and tell who answers a request."""
         self._stop_waiting()
+        self._stalls.stop()
         self._held = None
         self._body.clear()
         super().connection_lost(exc)
@@ -66,6 +69,23 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
+
+    def pause_writing(self) -> None:
+        """Let who answers wait, and watch that the client takes something meanwhile."""
+        super().pause_writing()
+        self._stalls.waits = True
+        self._stalls.watch()
+
+    def resume_writing(self) -> None:
+        """Let who answers go on."""
+        self._stalls.waits = False
+        self._stalls.stop()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection on which nothing more is asked; what it did not take yet has its time."""
+        super().timeout_keep_alive_handler()
+        self._stalls.watch()
 
     def data_received(self, data: bytes) -> None:
         """Read on; what is not whole by then, a head or a held body, is waited for, but not forever."""
@@ -212,6 +232,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Go on with the next request of a pipeline."""
         self._answering = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
+        if self.transport.is_closing():
+            self._stalls.watch()
 
     def send_400_response(self, msg: str) -> None:
         """Answer a bad head and close the connection."""

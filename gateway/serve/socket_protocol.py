@@ -19,12 +19,13 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import OPEN
 
+from gateway.serve.stalls import Stalls
+
 __all__ = [
     "DROPPING_SECONDS",
     "PING_SECONDS",
     "PONG_SECONDS",
     "QUIET_SECONDS",
-    "STALLED_SECONDS",
     "BoundedSocketProtocol",
 ]
 
@@ -32,8 +33,6 @@ PING_SECONDS = 20.0
 """Seconds between pings."""
 PONG_SECONDS = 20.0
 """Seconds in which a ping has to be answered."""
-STALLED_SECONDS = 30.0
-"""Seconds in which a peer that lets writes wait has to take at least something."""
 QUIET_SECONDS = 0.5
 """Seconds without a byte after which a peer that is not listened to has sent what it had."""
 DROPPING_SECONDS = 10.0
@@ -51,9 +50,13 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._stalled: Any = None
         self._awaited = False
         self._dropped_at: float | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin, and be ready to watch who takes nothing."""
+        self._stalls = Stalls(self.loop, transport)
+        super().connection_made(transport)
 
     # -- the short way
 
@@ -90,7 +93,7 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
             return
         await super().send(message)
         if message["type"] == "websocket.close":
-            self._watch()
+            self._stalls.watch()
 
     def _open(self) -> bool:
         return self.handshake_complete and not self.close_sent and self.conn.state is OPEN
@@ -149,23 +152,25 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.abort()
         elif now - self._dropped_at >= QUIET_SECONDS:
             self.transport.close()
-            self._watch()
+            self._stalls.watch()
         else:
             self.close_timer = self.loop.call_later(QUIET_SECONDS, self._drop_until, end)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop watching; who waits is told."""
-        self._stop_watching()
+        self._stalls.stop()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Let the application wait, and watch that the peer takes something meanwhile."""
         super().pause_writing()
-        self._watch()
+        self._stalls.waits = True
+        self._stalls.watch()
 
     def resume_writing(self) -> None:
         """Let the application go on."""
-        self._stop_watching()
+        self._stalls.waits = False
+        self._stalls.stop()
         super().resume_writing()
 
     def keepalive_timeout(self) -> None:
@@ -175,26 +180,7 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
             self.schedule_ping()
             return
         super().keepalive_timeout()
-        self._watch()  # a close waits for the writes before it
-
-    def _watch(self) -> None:
-        self._stop_watching()
-        waiting = self.transport.get_write_buffer_size()
-        self._stalled = self.loop.call_later(STALLED_SECONDS, self._look, waiting)
-
-    def _look(self, before: int) -> None:
-        self._stalled = None
-        if not self.writable.is_set() or self.transport.is_closing():
-            waiting = self.transport.get_write_buffer_size()
-            if waiting and waiting >= before:
-                self.transport.abort()
-            elif waiting:
-                self._watch()
-
-    def _stop_watching(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+        self._stalls.watch()  # a close waits for the writes before it
 
 
 def _head(length: int) -> bytes:

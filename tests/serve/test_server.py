@@ -19,7 +19,7 @@ import pytest
 from gateway.errors import UsageError
 from gateway.runtime.audit import query
 from gateway.runtime.gateway import Gateway, GatewaySettings
-from gateway.serve import http_protocol
+from gateway.serve import http_protocol, stalls
 from gateway.serve.app import GatewayApp, build_app
 from gateway.serve.identity import LOCAL_IDENTITY
 from gateway.serve.security import HttpSecurity
@@ -155,6 +155,35 @@ async def test_trailers_are_no_headers_and_have_an_end(tmp_path: Path) -> None:
     assert ignored.startswith(b"HTTP/1.1 200")
     for answer in (many, endless):
         assert not answer or answer.startswith(b"HTTP/1.1 431")  # reset over what it still sends
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
+async def test_who_reads_nothing_of_an_answer_is_cut_off(
+    tmp_path: Path, more: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stalls, "STALLED_SECONDS", 0.3)
+    call = pipelined(("big", {"bytes": 9_000_000})).replace(b"\r\n\r\n", b"\r\n" + more + b"\r\n", 1)
+    async with app_of(tmp_path) as (app, gateway), running(app, gateway) as url:
+        await raw(
+            url, pipelined(("echo", {"text": "x"})).replace(b"Accept", b"Connection: close\r\nAccept", 1)
+        )
+        host, port = url.removeprefix("http://").split(":")
+        before = descriptors()
+        with socket.socket() as client, anyio.fail_after(30):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((host, int(port)))
+            client.sendall(call)
+            # Its own end is open still, the gateway's is not once the call has an outcome and time passed.
+            while len(outcomes(tmp_path)) < 2 or descriptors() > before + 1:  # noqa: ASYNC110 - no event tells
+                await anyio.sleep(0.05)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def outcomes(tmp_path: Path) -> list[Any]:
+    return [record["outcome"] for record in query(tmp_path / "state") if record["event"] == "outcome"]
 
 
 def pipelined(*calls: tuple[str, dict[str, Any]]) -> bytes:

@@ -30,8 +30,9 @@ def step(tool: str, **arguments: Any) -> dict[str, Any]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the server lose patience within a test's time."""
-    for name, seconds in (("PING_SECONDS", 0.2), ("PONG_SECONDS", 1.0), ("STALLED_SECONDS", 0.3)):
-        monkeypatch.setattr(f"gateway.serve.socket_protocol.{name}", seconds)
+    monkeypatch.setattr("gateway.serve.socket_protocol.PING_SECONDS", 0.2)
+    monkeypatch.setattr("gateway.serve.socket_protocol.PONG_SECONDS", 1.0)
+    monkeypatch.setattr("gateway.serve.stalls.STALLED_SECONDS", 0.3)
 
 
 class SilentPeer:
