@@ -72,17 +72,15 @@ def written(run, fork, begin):
     """Return where a session writes until it has answered: an array of address and length, for each run of
     pages. It is empty where that cannot be told.
 
-    It is found out in a fork, which `fork` makes; there `begin` mounts a /proc of its own.
+    It is found out as for a session: in a fork, which `fork` makes, `begin` mounts a /proc of its own; a fork
+    of that is the server.
     """
     found, telling = os.pipe()
     pid = fork()
     if pid == 0:
         try:
             begin()
-            with open("/proc/self/maps") as file:
-                lines = [line for line in file if " rw-p " in line and not line.endswith("[stack]\n")]
-            rooms = [[int(word, 16) for word in line.split()[0].split("-")] for line in lines]
-            once(run, lambda: os.write(telling, runs(rooms)))
+            tell(run, telling)
         except Exception as error:  # noqa: BLE001 - a fork of the template must not go on as it
             sys.stderr.write(f"where it writes is not known: {error}\n")
         finally:
@@ -95,32 +93,44 @@ def written(run, fork, begin):
     return data
 
 
-def runs(rooms):
-    """Return the pages in these ranges of addresses that this process alone has, as `written` does."""
-    size = os.sysconf("SC_PAGE_SIZE")
-    with open("/proc/self/pagemap", "rb", 0) as file:
-        facts = [
-            os.pread(file.fileno(), (end - start) // size * 8, start // size * 8) for start, end in rooms
-        ]
-    found = array.array("Q")
-    for (start, _), data in zip(rooms, facts, strict=True):
-        for number, fact in enumerate(array.array("Q", data)):
-            if fact & OWN_PAGE != OWN_PAGE:
-                continue
-            place = start + number * size
-            if found and found[-2] + found[-1] == place:
-                found[-1] += size
-            else:
-                found.extend((place, size))
+def tell(run, telling):
+    """Start the server, ask it what each session asks first, and write what `written` returns."""
+    client = Client()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Surroundings().enter(client.stdin, client.stdout)
+            run()
+        finally:
+            os._exit(1)
+    os.close(client.stdout)
+    if client.ask():
+        os.write(telling, runs(pid))
+
+
+def runs(pid):
+    """Return the pages that a fork of this process alone has, of those that both have, as `written` does."""
+    with open("/proc/self/maps") as file:
+        lines = [line for line in file if " rw-p " in line and not line.endswith("[stack]\n")]
+    size, found = os.sysconf("SC_PAGE_SIZE"), array.array("Q")
+    with open(f"/proc/{pid}/pagemap", "rb", 0) as file:
+        for line in lines:
+            start, end = (int(word, 16) for word in line.split()[0].split("-"))
+            facts = os.pread(file.fileno(), (end - start) // size * 8, start // size * 8)
+            for number, fact in enumerate(array.array("Q", facts)):
+                place = start + number * size
+                if fact & OWN_PAGE != OWN_PAGE:
+                    continue
+                if found and found[-2] + found[-1] == place:
+                    found[-1] += size
+                else:
+                    found.extend((place, size))
     return found.tobytes()
 
 
-def once(run, look=None):
-    """Run the server over pipes of our own until it has answered and found the end of its input.
-
-    Between those two `look` is called.
-    """
-    client, session = Client(look), Surroundings()
+def once(run):
+    """Run the server over pipes of our own until it has answered and found the end of its input."""
+    client, session = Client(), Surroundings()
     session.enter(client.stdin, client.stdout)
     client.start()
     try:
@@ -168,9 +178,8 @@ class Surroundings:
 class Client(threading.Thread):
     """Asks what each session asks first, then ends the input."""
 
-    def __init__(self, look):
+    def __init__(self):
         super().__init__(daemon=True)
-        self.look = look
         self.stdin, self.asking = os.pipe()
         self.hearing, self.stdout = os.pipe()
         fcntl.fcntl(self.stdout, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
@@ -182,19 +191,21 @@ class Client(threading.Thread):
     def run(self):
         """Ask, wait for each answer, and see that the server ends with its input."""
         try:
-            for messages in QUESTIONS:
-                lines = (json.dumps({"jsonrpc": "2.0"} | message).encode() + b"\n" for message in messages)
-                os.write(self.asking, b"".join(lines))
-                self.answered = self.hears(messages[-1]["id"])
-                if not self.answered:
-                    break
-            if self.answered and self.look is not None:
-                self.look()
+            self.answered = self.ask()
         finally:
             os.close(self.asking)
         if not select.select((self.stopped,), (), (), ENDING)[0]:
             sys.stderr.write("its rehearsal did not end with its input\n")
             os._exit(1)
+
+    def ask(self):
+        """Ask and wait for each answer; say if all came."""
+        for messages in QUESTIONS:
+            lines = (json.dumps({"jsonrpc": "2.0"} | message).encode() + b"\n" for message in messages)
+            os.write(self.asking, b"".join(lines))
+            if not self.hears(messages[-1]["id"]):
+                return False
+        return True
 
     def hears(self, number):
         """Wait for the answer of that number; False where it does not come, or is an error."""
@@ -208,7 +219,10 @@ class Client(threading.Thread):
             ready = select.select((self.hearing, self.stopped), (), (), SECONDS)[0]
             if self.hearing not in ready:
                 return False
-            self.heard += os.read(self.hearing, PIPE_SIZE)
+            more = os.read(self.hearing, PIPE_SIZE)
+            if not more:
+                return False
+            self.heard += more
 
     def hang_up(self):
         """Wait for no answer any more: the server has ended."""
