@@ -28,7 +28,7 @@ class BrokenRecord(ValueError):
         super().__init__(message)
 
 
-_LINE_LIMITS = JsonLimits(max_bytes=64_000_000, max_depth=80, max_keys=1_000_000)
+_LINE_LIMITS = JsonLimits(max_bytes=64_000_000, max_depth=80, max_keys=1_000_000, max_values=16_000_000)
 _HASHES = ("prev", "hash")
 
 

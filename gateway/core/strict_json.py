@@ -42,13 +42,15 @@ class JsonLimits:
     """What one text may hold; each limit is at least 1.
 
     `max_bytes` of UTF-8, `max_depth` levels of arrays and objects (a scalar has none), `max_keys` over all
-    objects of the text, `max_digits` digits in a row of one number. Integers beyond the interpreter's own
-    limit (4300 unless configured) are refused as well.
+    objects of the text, `max_values` over all its arrays and objects, by their commas (a few million would
+    keep everybody waiting), `max_digits` digits in a row of one number. Integers beyond the interpreter's
+    own limit (4300 unless configured) are refused as well.
     """
 
     max_bytes: int = 4_000_000
     max_depth: int = 64
     max_keys: int = 100_000
+    max_values: int = 1_000_000
     max_digits: int = 4_000
 
 
@@ -72,6 +74,8 @@ def loads(data: bytes | str, limits: JsonLimits = _DEFAULT) -> JsonValue:
     Integers keep every digit; a number with a fraction or an exponent is a float.
     """
     text = _text(data, limits)
+    if len(text) > 2 * limits.max_values:
+        _check_number(text, limits.max_values)
     try:
         value = _decoder_for(text, limits)(text)
     except json.JSONDecodeError as error:
@@ -90,6 +94,7 @@ def loads(data: bytes | str, limits: JsonLimits = _DEFAULT) -> JsonValue:
 
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _DIGITS = frozenset("0123456789")
 _LONG_TEXT = 2_000
 """From this many characters on, a decoder of its own pays."""
@@ -291,6 +296,12 @@ def _counting_decoder(limits: JsonLimits) -> Callable[[str], Any]:
         return literal
 
     return _decoder(build_object, lambda text: int(checked(text)), lambda text: _finite(checked(text)))
+
+
+def _check_number(text: str, most: int) -> None:
+    """Refuse more values than that, before they are made; commas of a text's strings are none."""
+    if text.count(",") >= most and _STRING.sub("", text).count(",") >= most:
+        raise StrictJsonError(f"more than {most} values", "too_large")
 
 
 def _check_depth(value: JsonValue, limit: int) -> None:

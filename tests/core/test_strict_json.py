@@ -362,3 +362,26 @@ def _depth(value: Any) -> int:
         return 0
     items: Any = value.values() if isinstance(value, dict) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
     return 1 + max(map(_depth, items), default=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("[0,0,0,0]", False),
+        ("[0,0,0,0,0]", True),
+        ("[[],[],{},[],[]]", True),
+        ('[[0,0],{"a":[0,0],"b":0}]', True),
+        ('["a,b,c,d,e,f,g,h,i"]', False),
+        (r'["a,\",\\,d,e",0]', False),
+        (r'["a,\"",0,0,0,0,"\\"]', True),
+        ('{"a":0,"b":"1,2,3,4,5","c":0}', False),
+    ],
+)
+def test_values_are_counted_and_not_the_commas_of_texts(text: str, refused: bool) -> None:
+    limits = JsonLimits(max_values=4)
+    if not refused:
+        assert loads(text, limits) == json.loads(text)
+        return
+    with pytest.raises(StrictJsonError, match="more than 4 values") as caught:
+        loads(text, limits)
+    assert caught.value.code == "too_large"

@@ -31,7 +31,7 @@ __all__ = ["Together"]
 _Route: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _LISTS = ("/api/sessions", "/api/sandboxes", "/api/approvals")
 _BY_ID = {"DELETE": "/api/sessions/", "POST": "/api/approvals/"}
-_OWN_ANSWERS = JsonLimits(max_bytes=2**31, max_keys=2**31, max_depth=256)
+_OWN_ANSWERS = JsonLimits(max_bytes=2**31, max_keys=2**31, max_values=2**31, max_depth=256)
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
