@@ -176,6 +176,7 @@ async def test_who_reads_nothing_of_an_answer_is_cut_off(
             # Its own end is open still, the gateway's is not once the call has an outcome and time passed.
             while len(outcomes(tmp_path)) < 2 or descriptors() > before + 1:  # noqa: ASYNC110 - no event tells
                 await anyio.sleep(0.05)
+    assert [outcome["kind"] for outcome in outcomes(tmp_path)] == ["answered"] * 2
 
 
 def descriptors() -> int:
