@@ -17,6 +17,7 @@ import struct
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode
 from websockets.protocol import OPEN
 
 from gateway.serve.stalls import Stalls
@@ -129,6 +130,15 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
 
     # -- ends
 
+    def send_receive_event_to_app(self) -> None:
+        """Hand a message over; a text that is none ends the connection, and is no error of ours to log."""
+        if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(self.frames):
+            self.frames = []
+            self.conn.fail(CloseCode.INVALID_DATA, "a text message is UTF-8")
+            self.handle_parser_exception()
+            return
+        super().send_receive_event_to_app()
+
     def handle_parser_exception(self) -> None:
         """Say why the peer is not listened to any longer, and drop what it still sends, for a while."""
         told = self.conn.close_sent
@@ -190,6 +200,14 @@ def _head(length: int) -> bytes:
     if length < 1 << 16:
         return struct.pack("!BBH", _WHOLE_TEXT, _LONGER, length)
     return struct.pack("!BBQ", _WHOLE_TEXT, _LONGER + 1, length)
+
+
+def _is_utf8(pieces: list[bytes]) -> bool:
+    try:
+        b"".join(pieces).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _unmasked(mask: bytes, data: bytes) -> bytes:

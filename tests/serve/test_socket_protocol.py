@@ -185,11 +185,15 @@ async def test_a_binary_message_is_one() -> None:
     ],
     ids=["not utf-8", "unmasked", "reserved", "too large", "within another"],
 )
-async def test_what_is_wrong_is_told_in_the_close(piece: bytes, code: CloseCode) -> None:
+async def test_what_is_wrong_is_told_in_the_close(
+    piece: bytes, code: CloseCode, caplog: pytest.LogCaptureFixture
+) -> None:
     async with echoing(most=50_000) as peer:
         await peer.say(piece)
         opcode, payload = await peer.hear()
         assert (opcode, struct.unpack("!H", payload[:2])[0]) == (Opcode.CLOSE, code)
+        assert payload[2:]
+    assert [record.levelname for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_a_fragmented_message_is_not_cut_short_by_a_whole_one_in_it() -> None:
