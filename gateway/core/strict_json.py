@@ -74,8 +74,7 @@ def loads(data: bytes | str, limits: JsonLimits = _DEFAULT) -> JsonValue:
     Integers keep every digit; a number with a fraction or an exponent is a float.
     """
     text = _text(data, limits)
-    if len(text) > 2 * limits.max_values:
-        _check_number(text, limits.max_values)
+    _check_number(text, limits)
     try:
         value = _decoder_for(text, limits)(text)
     except json.JSONDecodeError as error:
@@ -298,10 +297,15 @@ def _counting_decoder(limits: JsonLimits) -> Callable[[str], Any]:
     return _decoder(build_object, lambda text: int(checked(text)), lambda text: _finite(checked(text)))
 
 
-def _check_number(text: str, most: int) -> None:
-    """Refuse more values than that, before they are made; commas of a text's strings are none."""
-    if text.count(",") >= most and _STRING.sub("", text).count(",") >= most:
-        raise StrictJsonError(f"more than {most} values", "too_large")
+def _check_number(text: str, limits: JsonLimits) -> None:
+    """Refuse too many values or keys before they are made; commas and colons in strings are none."""
+    values = len(text) > 2 * limits.max_values and text.count(",") >= limits.max_values
+    keys = _may_have_more_keys(text, limits.max_keys)
+    bare = _STRING.sub("", text) if values or keys else ""
+    if bare.count(",") >= limits.max_values:
+        raise StrictJsonError(f"more than {limits.max_values} values", "too_large")
+    if bare.count(":") > limits.max_keys:
+        raise StrictJsonError(f"more than {limits.max_keys} keys", "too_large")
 
 
 def _check_depth(value: JsonValue, limit: int) -> None:
