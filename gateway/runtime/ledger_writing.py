@@ -8,6 +8,7 @@ The next commit opens a new file with a `recovered` record.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ _Note = TypeVar("_Note")
 
 Pending = tuple[JsonObject, float]
 """A record's body and its time, in unix seconds."""
+
+logger = logging.getLogger(__name__)
 
 
 class LedgerFiles:
@@ -149,8 +152,11 @@ class LedgerFiles:
                 self._open_next()
             return self._write(batch)
         except OSError as error:
+            if self.healthy:  # told once; a caller, who reads the other sentence, need not know the path
+                said = "cannot be written: calls are refused until a new file can be"
+                logger.error("%s %s (%s)", self._file, said, error.strerror)
             self._give_up()
-            raise LedgerError(f"{self._file}: the ledger cannot be written ({error.strerror})") from error
+            raise LedgerError(f"the ledger cannot be written ({error.strerror})") from error
 
     def _write(self, batch: Sequence[Pending]) -> list[LedgerError | None]:
         chain = self._chain.copy()

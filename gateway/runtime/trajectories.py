@@ -46,7 +46,7 @@ class TrajectoryFolder:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise LedgerError(f"the trajectory cannot be written: {error}") from error
+            raise LedgerError(f"the trajectory cannot be written ({error.strerror})") from error
 
     def _open(self, name: str) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC

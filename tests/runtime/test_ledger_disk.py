@@ -48,7 +48,7 @@ class BrokenDisk:
     ("call", "error"), [("fdatasync", errno.EIO), ("write", errno.ENOSPC), ("pwrite", errno.EIO)]
 )
 async def test_after_an_error_calls_are_refused_until_a_new_file_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_ledger(tmp_path, CLOCK) as ledger:
         for body in record_pair("before"):
@@ -56,9 +56,12 @@ async def test_after_an_error_calls_are_refused_until_a_new_file_works(
         disk = BrokenDisk(monkeypatch, call, error)
         disk.failing = True
         for _ in range(3):
-            with pytest.raises(LedgerError, match="cannot be written"):
+            with pytest.raises(LedgerError, match="cannot be written") as caught:
                 await ledger.append(record_pair("refused")[0])
+            assert str(tmp_path) not in str(caught.value), "callers are told it"
             assert not ledger.healthy
+        [told] = [record.getMessage() for record in caplog.records]
+        assert told.startswith(f"{tmp_path}/audit/00000001.jsonl cannot be written")
         disk.failing = False
         for body in record_pair("after"):
             await ledger.append(body)
