@@ -180,9 +180,7 @@ async def _serve(plan: Plan, identity: Identity, watch: bool) -> None:
     with await bind(config.host, config.port) as listener:
 
         async def front(gateway: Gateway) -> None:
-            app = _app(config, gateway, identity)
-            settle_heap()
-            async with _reloading(config, gateway, watch):
+            async with _answering(config, gateway, identity, watch) as app:
                 await serve_http(
                     app,
                     gateway,
@@ -202,9 +200,7 @@ async def _work(plan: Plan, identity: Identity, watch: bool, seat: Seat) -> None
     config = plan.config
 
     async def front(gateway: Gateway) -> None:
-        app = _app(config, gateway, identity)
-        settle_heap()
-        async with _reloading(config, gateway, watch):
+        async with _answering(config, gateway, identity, watch) as app:
             await serve_worker(
                 app,
                 gateway,
@@ -220,18 +216,22 @@ async def _work(plan: Plan, identity: Identity, watch: bool, seat: Seat) -> None
 
 
 @asynccontextmanager
-async def _reloading(config: Config, gateway: Gateway, watch: bool) -> AsyncGenerator[None]:
-    """Have policies reloaded for as long as this is entered."""
+async def _answering(
+    config: Config, gateway: Gateway, identity: Identity, watch: bool
+) -> AsyncGenerator[GatewayApp]:
+    """Yield what answers requests, and have policies reloaded meanwhile."""
     import anyio
 
     from gateway.cli.reloading import Reloader
 
+    app = _app(config, gateway, identity)
+    settle_heap()
     reloader = Reloader(gateway, config.policy, teller(config.log))
     async with anyio.create_task_group() as tasks:
         await tasks.start(reloader.on_hangup)
         if watch:
             await tasks.start(reloader.on_change)
-        yield
+        yield app
         tasks.cancel_scope.cancel()
 
 

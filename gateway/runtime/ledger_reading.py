@@ -127,11 +127,6 @@ class Line:
     offset: int
     data: bytes
 
-    @property
-    def torn(self) -> bool:
-        """Whether the line was never finished."""
-        return not self.data.endswith(b"\n")
-
 
 def read_lines(files: Sequence[Path]) -> Iterator[Line]:
     """Yield the lines of `files` in order, but for those a `recovered` record declares void."""

@@ -22,11 +22,10 @@ from .syscalls import ARCHITECTURES, Architecture
 __all__ = ["Profile", "assemble", "profile_file", "read_profile"]
 
 # Instructions of classic BPF that are used here, and where seccomp_data keeps what they load.
-LOAD, JUMP_EQ, JUMP_GT, JUMP_GE, AND, RETURN = 0x20, 0x15, 0x25, 0x35, 0x54, 0x06
+LOAD, JUMP_EQ, JUMP_GT, AND, RETURN = 0x20, 0x15, 0x25, 0x54, 0x06
 NUMBER, ARCH, ARGUMENTS = 0, 4, 16
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 ENOSYS = 38
-X32_BIT = 0x40000000
 LOW, HIGH = 0xFFFFFFFF, 32
 
 Instruction = tuple[int, int, int, int]

@@ -50,16 +50,21 @@ def discreet_pack(tmp_path: Path, *changes: tuple[str, str]) -> Path:
 async def served(
     tmp_path: Path,
     *,
-    pack: str = "echo",
+    pack: str | Pack = "echo",
     policy: str | None = None,
     settings: GatewaySettings | None = None,
     secrets: dict[str, str] | None = None,
     gate: EgressGate | None = None,
     sandbox: SandboxDriver | None = None,
 ) -> AsyncGenerator[Gateway]:
-    """Serve a test pack with its own policy, or with the policy text given; in bubblewrap by default."""
-    loaded = copy_pack(pack, tmp_path)
-    settings = replace(settings or GatewaySettings(), secrets=secrets or {})
+    """Serve a pack, a test pack by its name, with its own policy or with the text given.
+
+    In bubblewrap by default.
+    """
+    loaded = copy_pack(pack, tmp_path) if isinstance(pack, str) else pack
+    settings = settings or GatewaySettings()
+    if secrets is not None:
+        settings = replace(settings, secrets=secrets)
     clock = SystemClock()
     async with (
         open_ledger(tmp_path / "state", clock) as ledger,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
@@ -17,14 +17,10 @@ import uvicorn
 import yaml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.core.policy import compile_policy, load_policy
-from gateway.runtime.clock import SystemClock
-from gateway.runtime.gateway import Gateway, GatewaySettings, open_gateway
-from gateway.runtime.ledger import open_ledger
+from gateway.runtime.gateway import Gateway, GatewaySettings
 from gateway.runtime.packs import load_pack
 from gateway.sandbox.egress import EgressSettings
-from tests.support.gateways import PACKS, installer
-from tests.support.sandboxes import bubblewrap
+from tests.support.gateways import PACKS, served
 
 __all__ = ["LOOPBACK", "Remote", "everything_app", "remote_gateway", "remote_pack", "served_at"]
 
@@ -105,24 +101,8 @@ def remote_pack(folder: Path, server: dict[str, Any], **more: Any) -> Path:
     return folder
 
 
-@asynccontextmanager
-async def remote_gateway(
+def remote_gateway(
     tmp_path: Path, pack: Path, settings: GatewaySettings = LOOPBACK
-) -> AsyncGenerator[Gateway]:
+) -> AbstractAsyncContextManager[Gateway]:
     """Open a gateway on a pack of `remote_pack`."""
-    loaded, clock = load_pack(str(pack)), SystemClock()
-    assert loaded.policy_file is not None
-    policy = compile_policy(load_policy(loaded.policy_file.read_text(), "policy.yaml"))
-    async with (
-        open_ledger(tmp_path / "state", clock) as ledger,
-        bubblewrap(tmp_path) as driver,
-        open_gateway(
-            [(loaded, policy)],
-            driver=driver,
-            ledger=ledger,
-            installer=installer(),
-            clock=clock,
-            settings=settings,
-        ) as gateway,
-    ):
-        yield gateway
+    return served(tmp_path, pack=load_pack(str(pack)), settings=settings)

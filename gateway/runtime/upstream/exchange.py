@@ -52,8 +52,8 @@ class Ask:
 class Exchange:
     """A request in flight: it ends with exactly one of `message` and `failure`.
 
-    `woken` is kept when it ended, when something was said and when its time was over (`overdue`); `asking`
-    are the questions that the client has, `asked` all that are open, `questions` counts those that ever
+    `woken` is kept when it ended, when something was said and when its time was over; `asking` are the
+    questions that the client has, `asked` all that are open, `questions` counts those that ever
     were.
     """
 
@@ -62,7 +62,6 @@ class Exchange:
         "asking",
         "failure",
         "message",
-        "overdue",
         "peer",
         "questions",
         "request_id",
@@ -80,7 +79,6 @@ class Exchange:
         self.asked: set[int | str] = set()
         self.questions = 0
         self.woken: Promise[None] = Promise()
-        self.overdue = False
 
     @property
     def settled(self) -> bool:
@@ -96,8 +94,7 @@ class Exchange:
         return True
 
     def expire(self) -> None:
-        """Note that its time is over."""
-        self.overdue = True
+        """Wake who waits: its time is over."""
         self.woken.keep(None)
 
     def fail(self, failure: UpstreamFailure) -> None:

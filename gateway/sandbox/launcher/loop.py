@@ -143,6 +143,19 @@ class Launcher:
         """Fork a sandbox; the child answers just before it becomes bwrap."""
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
+
+        def become(parent: int, group: Group, report: socket.socket) -> None:
+            self.become_sandbox(parent, request, fds, group, writing, report)
+
+        try:
+            self.begin(request, reading, become)
+        finally:
+            os.close(writing)
+
+    def begin(
+        self, request: dict[str, Any], status: int, become: Callable[[int, Group, socket.socket], None]
+    ) -> None:
+        """Fork what `become` turns into a sandbox, and take note of it. `status` is closed if that fails."""
         report, reporting = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         group = Group({})
         with reporting:
@@ -152,14 +165,12 @@ class Launcher:
                 pid = os.fork()
             except OSError:
                 self.ended.append(group)
-                os.close(reading)
-                os.close(writing)
+                os.close(status)
                 report.close()
                 raise
             if pid == 0:
-                self.become_sandbox(parent, request, fds, group, writing, reporting)
-        os.close(writing)
-        self.runs(request["id"], Running(pid, group, reading, report))
+                become(parent, group, reporting)
+        self.runs(request["id"], Running(pid, group, status, report))
 
     def runs(self, number: int, sandbox: Running) -> None:
         """Take note of a sandbox, and be told once it has a network."""
@@ -213,22 +224,16 @@ class Launcher:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         reading, writing = os.pipe()
         os.close(writing)
-        report, reporting = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        group = Group({})
-        with theirs, reporting:
+
+        def become(parent: int, group: Group, report: socket.socket) -> None:
+            self.become_template(parent, request, group, (theirs.fileno(), fds[0]), report)
+
+        with theirs:
             try:
-                group = self.group_of(request)
-                parent = os.getpid()
-                pid = os.fork()
+                self.begin(request, reading, become)
             except OSError:
-                self.ended.append(group)
-                os.close(reading)
                 ours.close()
-                report.close()
                 raise
-            if pid == 0:
-                self.become_template(parent, request, group, (theirs.fileno(), fds[0]), reporting)
-        self.runs(request["id"], Running(pid, group, reading, report))
         self.watch(ours.fileno(), lambda: self.template_said(request["id"], ours))
 
     def become_template(

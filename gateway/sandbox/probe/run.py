@@ -43,7 +43,6 @@ LIMITS = Limits(memory=96 * MIB, cpu=0.25, pids=24, disk=8 * MIB, inodes=200, op
 SECONDS = 20.0
 CPU_TIME = 1600
 FLOOD_SECONDS, START_SECONDS = 0.5, 10.0
-MOST_STDERR = 16 * MIB
 
 
 @dataclass(frozen=True, slots=True)
