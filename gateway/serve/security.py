@@ -75,11 +75,15 @@ class HttpSecurity:
 
     def _own_page(self, origin: str, host: str) -> bool:
         try:
-            page = urlsplit(origin)
-            if page.scheme not in {"http", "https"} or page.path or page.query:
+            said = origin.lower()
+            page = urlsplit(said)
+            # An origin is scheme, name and port, and nothing around them.
+            if page.scheme not in {"http", "https"} or said != f"{page.scheme}://{page.netloc}":
+                return False
+            if "@" in said:
                 return False
             if self.hosts is None:
-                return page.netloc.lower() == host.lower()
+                return page.netloc == host.lower()
             return page.hostname in self.hosts
         except ValueError:
             return False

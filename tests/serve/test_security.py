@@ -73,6 +73,11 @@ def test_on_loopback_pages_of_this_machine_are_answered(origin: str) -> None:
         "file://",
         "chrome-extension://abc",
         "http://127.0.0.1/path",
+        "http://127.0.0.1/",
+        "http://127.0.0.1?q",
+        "http://127.0.0.1#",
+        "http://somebody@127.0.0.1",
+        "http://127.0.0.1\t",
         "http://[::1",
     ],
 )
