@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.options import FormatOption
-from gateway.cli.output import Format, printable, show
+from gateway.cli.output import Format, printable, say, show
 
 if TYPE_CHECKING:
     from gateway.core.json_types import JsonObject
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "record_line", "summary"]
 
-app = typer.Typer(help="The audit log: verify, query.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="The audit log: verify, query, export.", no_args_is_help=True, rich_markup_mode=None)
 
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="A state folder, or the audit folder in it.")
@@ -40,14 +40,19 @@ def verify(folder: FolderArgument, form: FormatOption = Format.TEXT) -> None:
         raise typer.Exit(1)
 
 
+SessionOption = Annotated[str | None, typer.Option(metavar="ID", help="Only this session's records.")]
+ToolOption = Annotated[str | None, typer.Option(metavar="NAME", help="Only calls of this tool.")]
+EffectOption = Annotated[
+    str | None, typer.Option(metavar="EFFECT", help="Only calls decided so: allow, deny or ask.")
+]
+
+
 @app.command()
 def query(
     folder: FolderArgument,
-    session: Annotated[str | None, typer.Option(metavar="ID", help="Only this session's records.")] = None,
-    tool: Annotated[str | None, typer.Option(metavar="NAME", help="Only calls of this tool.")] = None,
-    effect: Annotated[
-        str | None, typer.Option(metavar="EFFECT", help="Only calls decided so: allow, deny or ask.")
-    ] = None,
+    session: SessionOption = None,
+    tool: ToolOption = None,
+    effect: EffectOption = None,
     form: FormatOption = Format.TEXT,
 ) -> None:
     """Print records, oldest first."""
@@ -59,6 +64,25 @@ def query(
         return
     for record in records:
         print(printable(record_line(record)))
+
+
+@app.command()
+def export(
+    folder: FolderArgument,
+    session: SessionOption = None,
+    tool: ToolOption = None,
+    effect: EffectOption = None,
+) -> None:
+    """Print whole records as JSON Lines, oldest first. Exits with 1 if the chain over all does not hold."""
+    from gateway.core.strict_json import dumps
+    from gateway.runtime import audit
+
+    for record in audit.query(folder, session=session, tool=tool, effect=effect):
+        print(dumps(record).decode())
+    report = audit.verify(folder)
+    if not report.ok:
+        say(f"{summary(report)}: see 'sandgate audit verify {folder}'")
+        raise typer.Exit(1)
 
 
 def summary(report: AuditReport) -> str:

@@ -27,6 +27,7 @@ COMMANDS = [
     ("toolpack", "lock"),
     ("toolpack", "show"),
     ("audit", "verify"),
+    ("audit", "export"),
     ("audit", "query"),
     ("doctor",),
     ("auth", "hash"),
