@@ -238,6 +238,8 @@ class RemoteServer:
     async def _push(self, body: bytes) -> None:
         # Line ends in JSON are blanks, and here they would cut it.
         line = body.replace(b"\r", b" ").replace(b"\n", b" ")
+        if self._endpoint.oauth is not None:
+            line = self._endpoint.oauth.hidden(line)
         try:
             await self._into.send(line + b"\n")
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):

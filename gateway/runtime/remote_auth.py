@@ -5,12 +5,14 @@ Knows nothing of callers: no token of theirs is ever near here.
 
 from __future__ import annotations
 
+from collections import deque
 from urllib.parse import urlencode, urlsplit
 
 import anyio
 import httpcore2
 
 from gateway.core.json_types import JsonValue
+from gateway.core.secrets import MASK, spellings
 from gateway.core.strict_json import loads
 from gateway.errors import SandgateError
 
@@ -20,6 +22,8 @@ _MAX_ANSWER = 65_536
 _EARLY = 30.0
 """Seconds before its end that a token is renewed."""
 _UNSAID = 300.0
+_REMEMBERED, _TELLING = 4, 16
+"""How many tokens are hidden where they are said back, and from which length on."""
 
 
 class TokenFailure(SandgateError):
@@ -39,6 +43,7 @@ class Credentials:
             **({"scope": scope} if scope else {}),
         }
         self._token: str | None = None
+        self._given: deque[tuple[bytes, ...]] = deque(maxlen=_REMEMBERED)
         self._until = 0.0
         self._lock = anyio.Lock()
 
@@ -49,6 +54,13 @@ class Credentials:
             if self._token is None or self._token == refused or anyio.current_time() > self._until:
                 self._token = await self._fetched(pool)
             return f"Bearer {self._token}"
+
+    def hidden(self, said: bytes) -> bytes:
+        """Return what a server said, in JSON, without the tokens that it was sent lately."""
+        for forms in self._given:
+            for form in forms:
+                said = said.replace(form, MASK.encode())
+        return said
 
     async def _fetched(self, pool: httpcore2.AsyncConnectionPool) -> str:
         place = urlsplit(self.token_url).netloc
@@ -71,6 +83,8 @@ class Credentials:
             raise TokenFailure(f"{place} gave no token (HTTP {response.status})")
         value, seconds = token
         self._until = anyio.current_time() + seconds - _EARLY
+        if len(value) >= _TELLING:
+            self._given.append(tuple(form.encode() for form in spellings([value, value.replace("/", r"\/")])))
         return value
 
 

@@ -108,7 +108,7 @@ async def test_client_credentials_bring_tokens_that_are_renewed_when_refused(tmp
 
     async def token(request: Request) -> JSONResponse:
         forms.append({key: str(value) for key, value in (await request.form()).items()})
-        good[:] = [f"token-{len(forms)}"]
+        good[:] = [f"a/token-of-some-length-{len(forms)}"]
         return JSONResponse({"access_token": good[0], "token_type": "Bearer", "expires_in": 3600})
 
     inner = everything_app()
@@ -135,6 +135,9 @@ async def test_client_credentials_bring_tokens_that_are_renewed_when_refused(tmp
             assert "simple text" in text(await call(gateway, session, "test_simple_text"))
             good[:] = ["revoked"]
             assert "simple text" in text(await call(gateway, session, "test_simple_text"))
+            # A server that says back what it was sent shows nobody the operator's own access.
+            said = {"name": f"<{good[0]}>", "email": "a@b.example", "contactMethod": "email"}
+            assert "<[secret]>" in text(await call(gateway, session, "json_schema_2020_12_tool", **said))
     assert {form["grant_type"] for form in forms} == {"client_credentials"}
     assert {form["resource"] for form in forms} == {f"{remote.url}/mcp"}
     assert len(forms) == 2
