@@ -8,6 +8,7 @@ import typer
 
 from gateway.cli.options import ConfigOption, FormatOption, NotIsolatedOption, PackArgument, SandboxOption
 from gateway.cli.output import Format, say, show
+from gateway.cli.toolpack_init import init
 
 if TYPE_CHECKING:
     from gateway.config import Config
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Toolpacks: show, check, lock.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Toolpacks: begin, show, check, lock.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(init)
 
 
 @app.command(name="show")

@@ -58,3 +58,29 @@ def test_locking_starts_the_server_and_tells_what_changed(tmp_path: Path) -> Non
     assert (changes["added"], changes["changed"], changes["removed"]) == (["echo"], ["write"], [])
     second = run_sandgate("toolpack", "lock", str(pack.folder))
     assert second.stdout == "no tool changed\n"
+
+
+def test_a_pack_that_was_begun_is_sound_and_answers(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    begun = sandgate("toolpack", "init", str(folder))
+    assert begun.code == 0
+    assert f"next: sandgate toolpack lock {folder}" in begun.out.splitlines()
+    assert sandgate("toolpack", "validate", str(folder)).code == 0
+    assert sandgate("policy", "test", str(folder / "policy.yaml")).code == 0
+    locked = run_sandgate("toolpack", "lock", str(folder))
+    assert locked.stdout == "hello.greet: added\n", locked.stderr
+    assert sandgate("policy", "check", str(folder / "policy.yaml")).out.endswith("1 rules, ok\n")
+    arguments = ("greet", "--args", '{"name": "world"}', "--state", str(tmp_path / "state"))
+    called = run_sandgate("call", str(folder), *arguments)
+    assert called.stdout.startswith("hello world\n"), called.stderr
+
+
+def test_a_pack_is_begun_in_a_new_folder_with_a_packs_name_only(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept.txt").write_text("kept")
+    full = sandgate("toolpack", "init", str(tmp_path / "full"))
+    assert (full.code, "not empty: name a new folder" in full.err) == (2, True)
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["kept.txt"]
+    odd = sandgate("toolpack", "init", str(tmp_path / "My_Pack"))
+    assert (odd.code, "small letters" in odd.err) == (2, True)
+    assert not (tmp_path / "My_Pack").exists()

@@ -23,6 +23,7 @@ COMMANDS = [
     ("policy", "check"),
     ("policy", "test"),
     ("policy", "explain"),
+    ("toolpack", "init"),
     ("toolpack", "validate"),
     ("toolpack", "lock"),
     ("toolpack", "show"),
