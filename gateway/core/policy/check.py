@@ -166,6 +166,11 @@ class _Checker:
                 continue
             server, tool = split_tool_pattern(pattern)
             known = server in self._facts.tools
+            unlocked = [name for name in self._kinds if name not in self._facts.tools]
+            if server in unlocked or ("*" in server and unlocked):
+                message = f"tools of {unlocked[0]!r} are not known yet: run 'sandgate toolpack lock'"
+                yield self._document.problem((*place, position), "not_locked", message)
+                continue
             what = (
                 f"server {server!r} has no tool {tool!r}"
                 if known

@@ -112,6 +112,17 @@ def test_a_rule_that_another_decides_for_is_named(rules: str, named: list[str]) 
     assert [problem.message.split("'")[1] for problem in found] == named
 
 
+def test_a_server_without_a_lock_is_told_apart_from_one_that_is_not_there() -> None:
+    facts = PackFacts(tools={"fs": {"read": {}}}, kinds={"fs": {}, "new": {}})
+    rules = "  - {id: a, allow: [fs.read, fs.nope, new.any, 'n*.any', other.any]}\n"
+    assert warnings_of(rules, facts) == [
+        "3:30 unknown_tool",
+        "3:39 not_locked",
+        "3:48 not_locked",
+        "3:58 unknown_tool",
+    ]
+
+
 HOSTED = PackFacts(tools={"web": {"get": {"properties": {"url": {}}}}}, kinds={"web": {"url": "url"}})
 
 
