@@ -159,7 +159,7 @@ def _expression(text: str) -> str:
 
 def _rate(value: object) -> object:
     if isinstance(value, list | tuple):
-        return value
+        return cast("object", value)
     match = _RATE.fullmatch(value) if isinstance(value, str) else None
     if not match or not int(match.group(1)):
         raise ValueError("a rate is a number of calls and a period: 30/min, 5/s, 1000/h, 10/d")
