@@ -21,7 +21,8 @@ from tests.support.processes import Served, serving
 def host_mounts() -> list[str]:
     """Return what is mounted on the host, but for a container engine's own, which come and go."""
     lines = Path("/proc/self/mounts").read_text().splitlines()
-    return [line for line in lines if "/docker" not in line and "nsfs" not in line]
+    engines = ("/docker", "/sandgate-engine", "nsfs")
+    return [line for line in lines if not any(mark in line for mark in engines)]
 
 
 async def open_sessions(gateway: Served, http: httpx2.AsyncClient, count: int) -> list[RawMcp]:
