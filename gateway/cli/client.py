@@ -24,7 +24,7 @@ from gateway.cli.output import Format, say, show
 from gateway.cli.toml_tables import TomlError, set_table, table_text
 from gateway.errors import ConfigError, Problem, UsageError
 
-__all__ = ["app"]
+__all__ = ["app", "program"]
 
 app = typer.Typer(
     help=f"Point an MCP client at the gateway: {', '.join(CLIENTS)}.",
@@ -136,14 +136,14 @@ def _entry(
     if token_env is not None and token_file is not None:
         raise UsageError("give one of --token-env and --token-file")
     if stdio is not None:
-        return entry_of(_format(client), Target(command=(_program(), "stdio", stdio)))
+        return entry_of(_format(client), Target(command=(program(), "stdio", stdio)))
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"--url {url}: an address like {_URL}")
     token = None if token_file is None else read_text(token_file).strip()
     return entry_of(_format(client), Target(url, token=token, token_env=token_env))
 
 
-def _program() -> str:
+def program() -> str:
     """Return this command with its whole path: a client that a desktop starts has another PATH."""
     found = shutil.which(sys.argv[0]) or shutil.which("sandgate")
     return str(Path(found).absolute()) if found else "sandgate"

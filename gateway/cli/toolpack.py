@@ -1,4 +1,4 @@
-"""`sandgate toolpack`: look at a toolpack, check it, and lock what its servers are and offer."""
+"""`sandgate toolpack`: look at a toolpack, check it, lock what its servers are and offer, hand it on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 
 from gateway.cli.options import ConfigOption, FormatOption, NotIsolatedOption, PackArgument, SandboxOption
 from gateway.cli.output import Format, say, show
+from gateway.cli.toolpack_export import export
 from gateway.cli.toolpack_init import init
 
 if TYPE_CHECKING:
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Toolpacks: begin, show, check, lock.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Toolpacks: begin, show, check, lock, export.", no_args_is_help=True, rich_markup_mode=None
+)
 app.command()(init)
+app.command()(export)
 
 
 @app.command(name="show")
