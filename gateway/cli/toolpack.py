@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gateway.cli.options import ConfigOption, FormatOption, NotIsolatedOption, PackArgument, SandboxOption
-from gateway.cli.output import Format, say, show
+from gateway.cli.output import Format, show
 from gateway.cli.toolpack_export import export
+from gateway.cli.toolpack_import import import_file
 from gateway.cli.toolpack_init import init
 
 if TYPE_CHECKING:
     from gateway.config import Config
-    from gateway.core.json_types import JsonObject
     from gateway.core.lock import Lock, ToolChanges
     from gateway.core.manifest import ServerSpec
     from gateway.runtime.packs import Pack
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Toolpacks: begin, show, check, lock, export.", no_args_is_help=True, rich_markup_mode=None
+    help="Toolpacks: begin, import, show, check, lock, export.", no_args_is_help=True, rich_markup_mode=None
 )
 app.command()(init)
+app.command(name="import")(import_file)
 app.command()(export)
 
 
@@ -80,43 +81,12 @@ def lock(
     )
 
 
-class _Told:
-    """Where connections are told instead of recorded: the operator is watching, and there is no ledger."""
-
-    async def append(self, body: JsonObject) -> None:
-        match body:
-            case {"server": server, "decision": {"effect": effect}, "egress": {"asked": asked}}:
-                say(f"server {server!r} connects to {asked}: {effect}")
-            case _:
-                return
-
-
 async def _lock(pack: Pack, config: Config) -> dict[str, ToolChanges]:
-    from gateway.cli.policies import policies_of
-    from gateway.cli.wiring import egress_of, installer_of, secrets_of
+    from gateway.cli.locking import lock_pack
     from gateway.core.lock import compare
-    from gateway.runtime.egress import EgressDesk
-    from gateway.runtime.packs import prepare_seed, write_lock
-    from gateway.runtime.served_pack import ServingSettings, list_servers, plan_servers
-    from gateway.sandbox.drivers import make_driver
-    from gateway.sandbox.egress import EgressGate
 
-    installer = installer_of(config, say, relock=True)
-    settings = ServingSettings(secrets=secrets_of(config, [pack]))
-    elsewhere = any(server.url is not None for server in pack.manifest.servers.values())
-    # What is elsewhere is reached only where the policy grants it, also by this command.
-    policy = policies_of([pack], None)[0][1] if elsewhere else None
-    async with (
-        make_driver(config.sandbox, cache_dir=config.cache) as driver,
-        EgressGate(egress_of(config)) as gate,
-    ):
-        plans, packages = await plan_servers(pack, policy, installer=installer, settings=settings)
-        seed = await prepare_seed(pack, pack.manifest.workspace.seed, installer.cache_dir)
-        desk = EgressDesk(gate, _Told())
-        listings, _ = await list_servers(pack, plans, driver=driver, seed=seed, egress=desk)
-    changes = {server: compare(pack.lock, server, listed) for server, listed in listings.items()}
-    write_lock(pack, listings, packages)
-    return changes
+    listings = await lock_pack(pack, config)
+    return {server: compare(pack.lock, server, listed) for server, listed in listings.items()}
 
 
 def _changes(changes: dict[str, ToolChanges]) -> str:

@@ -24,6 +24,7 @@ COMMANDS = [
     ("policy", "test"),
     ("policy", "explain"),
     ("toolpack", "init"),
+    ("toolpack", "import"),
     ("toolpack", "validate"),
     ("toolpack", "lock"),
     ("toolpack", "show"),

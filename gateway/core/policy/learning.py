@@ -22,7 +22,7 @@ from gateway.core.policy.samples import Learned, Noted, Samples, counted, learn_
 from gateway.core.policy.secret_shapes import secret_finder
 from gateway.core.policy.writing import write_policy
 
-__all__ = ["HeldOut", "Proposal", "learn", "propose", "split_sessions"]
+__all__ = ["HeldOut", "Proposal", "learn", "propose", "rule_identifier", "split_sessions"]
 
 PROPOSAL = "proposal.yaml"
 _FOLDS = 5
@@ -142,7 +142,7 @@ def _rules(groups: Mapping[tuple[str, str], list[RecordedCall]], facts: PackFact
         if not calls[0].is_tool:
             target, _, own = tool.partition(":")
             named: dict[str, Learned] = {
-                "id": _identifier(f"{server}-{target}-{own}", ids),
+                "id": rule_identifier(f"{server}-{target}-{own}", ids),
                 "allow": Noted(f"{target}:{server}/{_literal(own)}", note),
             }
             yield Noted(named, "")
@@ -152,7 +152,7 @@ def _rules(groups: Mapping[tuple[str, str], list[RecordedCall]], facts: PackFact
         always, sometimes, never = _arguments(server, tool, calls, values, facts)
         args = {**always, **never}
         rule: dict[str, Learned] = {
-            "id": _identifier(f"{server}.{tool}", ids),
+            "id": rule_identifier(f"{server}.{tool}", ids),
             "allow": Noted(pattern, note),
             **({"args": args} if args else {}),
         }
@@ -160,7 +160,7 @@ def _rules(groups: Mapping[tuple[str, str], list[RecordedCall]], facts: PackFact
         for argument, matchers in sometimes.items():
             yield Noted(
                 {
-                    "id": _identifier(f"{server}.{tool}-{argument}", ids),
+                    "id": rule_identifier(f"{server}.{tool}-{argument}", ids),
                     "deny": pattern,
                     "args": {argument: Noted({"not": matchers.value}, matchers.note)},
                     "why": "may be left out, and was never like this",
@@ -171,7 +171,7 @@ def _rules(groups: Mapping[tuple[str, str], list[RecordedCall]], facts: PackFact
         for argument, seen in _identities(server, values, facts).items():
             yield Noted(
                 {
-                    "id": _identifier(f"{server}.{tool}-new-{argument}", ids),
+                    "id": rule_identifier(f"{server}.{tool}-new-{argument}", ids),
                     "ask": pattern,
                     "args": {argument: seen},
                     "why": "a credential" if names_credential(argument) else "none of those that were seen",
@@ -238,7 +238,7 @@ def _literal(name: str) -> str:
     return "".join(f"\\{character}" if character in "*?[]{}\\" else character for character in name)
 
 
-def _identifier(name: str, taken: set[str]) -> str:
+def rule_identifier(name: str, taken: set[str]) -> str:
     """Return a rule id for a tool: letters, digits, `_ . -`, unlike those that are taken."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in name)
     wanted = kept[:_MOST_ID] if kept[:1].isalnum() else f"r{kept}"[:_MOST_ID]
