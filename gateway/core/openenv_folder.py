@@ -272,8 +272,8 @@ namespaces, a system call filter, no capabilities. Bubblewrap needs user namespa
 profiles of Docker forbid those to what is in a container; hence the three options above. They loosen the
 container, not the sandboxes in it. Where a host allows no user namespaces, the server does not start and
 says so. It never runs tools without isolation instead. `sandgate doctor`, run inside, attacks the sandbox
-and prints what held. Limits of memory and processes need control groups that the container may write to;
-mostly it may not, and then the container's own limits are what there is.
+and prints what held. Mostly a container may not write control groups: then CPU time has the container's
+limit only, memory is limited for each process, and no server is forked ahead, so sessions start slower.
 """
 _HUB = """\
 The folder is complete: a Docker Space starts it as it is. Set the Space's secret `ENV_TOKEN_SHA256` first.

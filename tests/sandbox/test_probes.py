@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from gateway.errors import UsageError
 from gateway.sandbox.bubblewrap import BubblewrapDriver
-from gateway.sandbox.probe import PROBES, ProbeResult, run_probes
+from gateway.sandbox.probe import PROBES, ProbeResult, inside, run_probes
 from gateway.sandbox.probe.forked import ForkedDriver
 from gateway.sandbox.process import ProcessDriver
 
@@ -51,3 +52,10 @@ async def test_a_driver_that_isolates_nothing_is_not_probed() -> None:
     async with ProcessDriver() as driver:
         with pytest.raises(UsageError, match="isolates nothing"):
             await run_probes(driver)
+
+
+def test_a_process_with_the_gateways_number_is_the_gateway_only_if_it_was_started_then() -> None:
+    started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    facts = {"gateway_pid": os.getpid(), "gateway_started": started}
+    assert inside.signals(facts) == "the gateway can be signalled"
+    assert inside.signals({**facts, "gateway_started": "0"}) == ""

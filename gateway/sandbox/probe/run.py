@@ -82,9 +82,15 @@ async def _attacks(driver: SandboxDriver) -> dict[str, Verdict]:
                 "hidden": [hidden, str(Path(__file__).parent)],
                 "secret": secret,
                 "gateway_pid": os.getpid(),
+                "gateway_started": _started(),
                 "code": [f"{CODE}/inside.py", CODE, "/usr", "/etc/passwd"],
             }
             return await _inside(driver, facts)
+
+
+def _started() -> str:
+    """Return when this process was started, which with its number is its identity on this machine."""
+    return Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
 
 
 async def _inside(driver: SandboxDriver, facts: JsonObject) -> dict[str, Verdict]:
