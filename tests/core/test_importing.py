@@ -295,6 +295,17 @@ def test_a_registry_entry_becomes_its_first_package_that_runs() -> None:
     assert [note for note in read.servers[0].notes if "EXTRA" in note]
 
 
+def test_a_path_that_a_person_would_choose_is_the_workspace() -> None:
+    chosen = {"format": "filepath", "isRequired": True}
+    arguments = [
+        {"type": "positional", **chosen},
+        {"type": "named", "name": "--in", "value": "{place}/a", "variables": {"place": chosen}},
+    ]
+    (server,) = from_registry(packages=[package(packageArguments=arguments)]).servers
+    assert server.spec["args"] == ["/workspace", "--in", "/workspace/a"]
+    assert ["would choose" in note for note in server.notes] == [True]
+
+
 def test_a_registry_entry_may_be_a_python_package_or_a_remote() -> None:
     assert from_registry(packages=[package("pypi")]).servers[0].spec["pypi"] == "srv==1.4.0"
     header = {"name": "Authorization", "value": "Bearer {token}", "variables": {"token": {"isSecret": True}}}
@@ -383,6 +394,7 @@ def test_a_bundle_becomes_code_of_the_pack() -> None:
             "KEY": "${user_config.key}",
             "LEVEL": "${user_config.level}",
             "MAYBE": "${user_config.maybe}",
+            "HOME_AT": "${user_config.home}",
         },
         "platform_overrides": {"linux": {"env": {}}},
     }
@@ -392,6 +404,7 @@ def test_a_bundle_becomes_code_of_the_pack() -> None:
         "key": {"type": "string", "sensitive": True},
         "level": {"type": "number", "default": 3},
         "maybe": {"type": "string"},
+        "home": {"type": "string", "default": "${HOME}"},
     }
     plain = {key: value for key, value in config.items() if key != "platform_overrides"}
     read = read_foreign(json.dumps(bundle(config=plain, user_config=options)), "manifest.json")
@@ -400,7 +413,7 @@ def test_a_bundle_becomes_code_of_the_pack() -> None:
         "command": ["node", "servers/server/index.js"],
         "args": ["/workspace", "a", "b"],
         "env": {"LEVEL": "3"},
-        "secrets": ["KEY"],
+        "secrets": ["KEY", "HOME_AT"],
     }
     overridden = read_foreign(json.dumps(bundle(config=config, user_config=options)), "manifest.json")
     assert "env" not in overridden.servers[0].spec

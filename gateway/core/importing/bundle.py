@@ -92,6 +92,8 @@ def _options(options: JsonObject) -> tuple[dict[str, str], dict[str, list[str]],
         )
         if option.get("type") == "directory":
             plain[mark] = WORKSPACE
+        elif MARK.search(repr(default)):
+            asked[mark] = True  # by default something of the machine
         elif isinstance(default, list) and not sensitive and all(isinstance(item, str) for item in default):
             many[mark] = [item for item in default if isinstance(item, str)]
         elif isinstance(default, str | bool | int | float) and not sensitive and option.get("type") != "file":

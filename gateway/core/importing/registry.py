@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from gateway.core.importing.configs import spec_of, text_of
-from gateway.core.importing.model import Foreign, ForeignServer, Refusal, identifier, told
+from gateway.core.importing.model import WORKSPACE, Foreign, ForeignServer, Refusal, identifier, told
 from gateway.core.importing.values import (
     MARK,
     check_url,
@@ -81,6 +81,8 @@ def _package(name: str, package: JsonObject) -> ForeignServer:
         notes.append(
             "'registryBaseUrl' is not followed: packages come from where pip and npm are configured to"
         )
+    if _asks_for_path(package):
+        notes.append(f"a path that a person would choose is the workspace, {WORKSPACE}")
     env, secrets = _environment(package, notes)
     spec = spec_of(launch.source, args=[*launch.args], env=env, secrets=secrets)
     return ForeignServer(name, spec, notes=tuple(notes))
@@ -155,7 +157,7 @@ def _value(entry: JsonObject) -> str | None:
             return _filled(value, entry)
         if isinstance(value, bool | int | float):
             return str(value).lower()
-    return None
+    return WORKSPACE if _is_chosen_path(entry) and _required(entry) else None
 
 
 def _filled(text: str, entry: JsonObject) -> str:
@@ -165,10 +167,23 @@ def _filled(text: str, entry: JsonObject) -> str:
     def fill(match: re.Match[str]) -> str:
         variable = known.get(match[1])
         value = _value(variable) if isinstance(variable, dict) and not variable.get("isSecret") else None
+        if value is None and isinstance(variable, dict) and _is_chosen_path(variable):
+            value = WORKSPACE
         secret = value is None or looks_secret(match[1], value)
         return f"${{{match[1]}}}" if secret or value is None else value
 
     return _BRACES.sub(fill, text)
+
+
+def _is_chosen_path(entry: JsonObject) -> bool:
+    """Whether a person would choose a path, which can only be the workspace here."""
+    return entry.get("format") == "filepath" and not entry.get("isSecret")
+
+
+def _asks_for_path(value: JsonValue) -> bool:
+    if isinstance(value, list):
+        return any(map(_asks_for_path, value))
+    return isinstance(value, dict) and (_is_chosen_path(value) or any(map(_asks_for_path, value.values())))
 
 
 def _required(entry: JsonObject) -> bool:
