@@ -226,6 +226,12 @@ def _network(manifest: Manifest) -> str:
 
 def _hub(env: Environment) -> str:
     lines = ["## On the Hub", "", _HUB]
+    if env.wheel is None:
+        lines += [
+            f"The image installs sandgate=={env.version} by pip, so the index that is asked has to have it. "
+            "`sandgate toolpack export --wheel FILE` takes a wheel along instead.",
+            "",
+        ]
     if env.hidden:
         names = ", ".join(f"`{PACK_FOLDER}/{name}`" for name in env.hidden)
         lines += [

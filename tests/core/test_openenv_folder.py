@@ -89,7 +89,10 @@ def test_the_image_has_the_python_of_the_lock_and_the_programs_of_the_servers() 
     assert "nodejs" not in plain
     node = environment("pypi: hello==1.0", "npm: hello@1.0.0")
     assert "nodejs npm" in environment_files(node)["Dockerfile"]
-    taken = environment_files(replace(environment(), wheel="sandgate-9-py3-none-any.whl"))["Dockerfile"]
+    assert "installs sandgate==0.1.0 by pip" in environment_files(environment())["README.md"]
+    files = environment_files(replace(environment(), wheel="sandgate-9-py3-none-any.whl"))
+    assert "by pip" not in files["README.md"]
+    taken = files["Dockerfile"]
     assert "COPY sandgate-9-py3-none-any.whl .\n" in taken
     assert "RUN pip install --no-cache-dir ./sandgate-9-py3-none-any.whl\n" in taken
 
