@@ -155,6 +155,8 @@ def test_a_server_elsewhere_keeps_its_headers_without_their_secrets() -> None:
         ("secret", "--api-key", "npx", ["srv@1.0.0", "--api-key", "hunter2"]),
         ("secret", "--token", "npx", ["srv@1.0.0", "--token=hunter2"]),
         ("secret", "number 1", "npx", ["srv@1.0.0", TOKEN]),
+        ("secret", "${T}", "npx", ["srv@1.0.0", f"${{T:-{TOKEN}}}"]),
+        ("source", "what it names", "uvx", [f"git+https://{TOKEN}@example.com/x"]),
         ("format", "names no package", "npx", ["-y"]),
     ],
 )
@@ -173,6 +175,7 @@ def test_a_command_that_cannot_be_kept_safe_is_refused_by_name(
         ("transport", "'sse'", {"type": "sse", "url": "https://example.com/sse"}),
         ("transport", "'http'", {"type": "http", "command": "npx"}),
         ("transport", "http or https", {"url": "ftp://example.com"}),
+        ("transport", "http or https", {"url": "https://example.com:99999/"}),
         ("secret", "the url", {"url": "https://u:p@example.com/"}),
         ("secret", "the url", {"url": "https://example.com/?api_key=1"}),
         ("secret", "the url", {"url": "https://example.com/${input:x}"}),
@@ -417,6 +420,14 @@ def test_a_bundle_becomes_code_of_the_pack() -> None:
     }
     overridden = read_foreign(json.dumps(bundle(config=config, user_config=options)), "manifest.json")
     assert "env" not in overridden.servers[0].spec
+
+
+@pytest.mark.parametrize("option", [{}, {"sensitive": True}, {"type": "file"}])
+def test_a_secret_that_a_bundle_has_by_default_stays_out(option: dict[str, object]) -> None:
+    options = {"x": {"type": "string", "default": TOKEN, **option}}
+    config = {"command": "node", "args": ["${__dirname}/x.js"], "env": {"X": "${user_config.x}"}}
+    read = read_foreign(json.dumps(bundle(config=config, user_config=options)), "manifest.json")
+    assert TOKEN not in repr(read)
 
 
 def test_a_bundle_of_python_or_of_a_program_has_its_own_packages() -> None:

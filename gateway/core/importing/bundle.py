@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.core.importing.configs import spec_of, strings, text_of, texts_of
 from gateway.core.importing.model import CODE, WORKSPACE, Foreign, ForeignServer, Refusal, identifier, told
-from gateway.core.importing.values import MARK, SHOWN_CODE, check_words, env_value, filled
+from gateway.core.importing.values import MARK, SHOWN_CODE, check_words, env_value, filled, looks_secret
 from gateway.core.importing.words import launch_of_words
 from gateway.core.json_types import JsonObject, JsonValue
 
@@ -92,8 +92,8 @@ def _options(options: JsonObject) -> tuple[dict[str, str], dict[str, list[str]],
         )
         if option.get("type") == "directory":
             plain[mark] = WORKSPACE
-        elif MARK.search(repr(default)):
-            asked[mark] = True  # by default something of the machine
+        elif MARK.search(repr(default)) or looks_secret(name, str(default or "")):
+            asked[mark] = True  # by default something of the machine, or a secret
         elif isinstance(default, list) and not sensitive and all(isinstance(item, str) for item in default):
             many[mark] = [item for item in default if isinstance(item, str)]
         elif isinstance(default, str | bool | int | float) and not sensitive and option.get("type") != "file":

@@ -70,8 +70,9 @@ def filled(text: str, known: Mapping[str, str]) -> str:
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in known:
+            asked = f"${{{match[1].partition(':-')[0]}}}"
             message = (
-                f"{match[0]} is asked of a person or taken from this machine, which only 'env' and 'headers' "
+                f"{asked} is asked of a person or taken from this machine, which only 'env' and 'headers' "
                 "can be: write what it stands for, if it is no secret, or use a variable of 'env'"
             )
             raise Refusal("secret", message)
@@ -89,6 +90,8 @@ def env_value(name: str, value: str, known: Mapping[str, str]) -> str | None:
     if looks_secret(name, value) or any(mark not in known for mark in MARK.findall(value)):
         return None
     text = filled(value, known)
+    if looks_secret(name, text):  # what was put in may be one
+        return None
     _check_places(text, f"the variable {name}")
     return text
 
@@ -137,7 +140,7 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         names = parse_qsl(parts.query, keep_blank_values=True)
-        known = parts.scheme in ("http", "https") and bool(parts.hostname)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         known, names, parts = False, [], urlsplit("")
     if not known:

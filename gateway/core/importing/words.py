@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from gateway.core.importing.model import CODE, WORKSPACE, Refusal
-from gateway.core.importing.values import SHOWN_CODE, check_words
+from gateway.core.importing.values import SHOWN_CODE, check_words, looks_secret
 
 __all__ = ["Launch", "launch_of_words", "refuse_container"]
 
@@ -250,7 +250,8 @@ def _not_exact(spec: str, pattern: str) -> tuple[str, ...]:
 
 
 def _unpinnable(spec: str, form: str) -> Refusal:
-    return Refusal("source", f"{spec!r} is no package of an index that can be pinned: write {form}")
+    shown = "what it names" if looks_secret("", spec) else repr(spec)
+    return Refusal("source", f"{shown} is no package of an index that can be pinned: write {form}")
 
 
 def _refuse_interpreter(program: str) -> None:
