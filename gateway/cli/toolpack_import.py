@@ -204,7 +204,7 @@ def _copy_code(foreign: Foreign, file: Path, folder: Path) -> None:
     from gateway.core.importing import CODE
 
     if foreign.whole:
-        _copy_bundle(file.resolve().parent, folder / CODE)
+        _copy_bundle(file.resolve(), folder / CODE)
     for server in foreign.servers:
         if server.code is not None and server.place is not None:
             target = folder / server.place
@@ -242,8 +242,12 @@ def _fault(file: Path, server: ForeignServer, code: str, message: str) -> Config
     return ConfigError([Problem(str(file), 0, 0, code, f"server {server.id!r} {message}")])
 
 
-def _copy_bundle(source: Path, target: Path) -> None:
-    """Copy an unpacked bundle; raises `UsageError` for one with links out of it, or too large a one."""
+def _copy_bundle(file: Path, target: Path) -> None:
+    """Copy an unpacked bundle but its manifest, which may hold values of its owner.
+
+    Raises `UsageError` for one with links out of it, or too large a one.
+    """
+    source = file.parent
     made = target.parent.parent  # where the pack is being made, which may be in the bundle's own folder
     count = size = 0
     for path in source.rglob("*"):
@@ -264,6 +268,6 @@ def _copy_bundle(source: Path, target: Path) -> None:
             )
 
     def left_out(folder: str, names: list[str]) -> list[str]:
-        return [name for name in names if Path(folder, name) == made or _PRIVATE.fullmatch(name)]
+        return [name for name in names if Path(folder, name) in (made, file) or _PRIVATE.fullmatch(name)]
 
     shutil.copytree(source, target, symlinks=True, ignore=left_out)
