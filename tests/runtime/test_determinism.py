@@ -138,7 +138,9 @@ async def test_a_reset_is_pristine_after_any_mischief(tmp_path: Path) -> None:
         assert slept_on() == 1
         again = await session.reset(ResetRequest(seed=1))
         assert again.metadata["workspace_digest"] == first.metadata["workspace_digest"]
-        assert slept_on() == 0
+        with anyio.fail_after(20):  # the answer does not wait until the last of them is gone
+            while slept_on():  # noqa: ASYNC110 - the kernel tells nobody
+                await anyio.sleep(0.01)
         left = await session.step(Code("import os; os.path.exists('/tmp/left'), sorted(os.listdir('.'))"))
         assert left.observation["result"] == [False, ["README.md", "docs"]]
         state: Any = await session.state()
