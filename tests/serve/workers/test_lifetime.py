@@ -249,7 +249,7 @@ sys.exit(7)
     ("program", "code", "told"),
     [
         ("import sys; sys.exit(2)", 2, ""),
-        (READY_THEN_GONE, 1, "worker 1 keeps ending (exit code 7): giving up"),
+        (READY_THEN_GONE, 1, "keeps ending (exit code 7): giving up"),
     ],
 )
 async def test_a_worker_that_cannot_live_ends_the_gateway(program: str, code: int, told: str) -> None:
