@@ -73,13 +73,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Let who answers wait, and watch that the client takes something meanwhile."""
         super().pause_writing()
-        self._stalls.waits = True
-        self._stalls.watch()
+        self._stalls.paused()
 
     def resume_writing(self) -> None:
         """Let who answers go on."""
-        self._stalls.waits = False
-        self._stalls.stop()
+        self._stalls.resumed()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:

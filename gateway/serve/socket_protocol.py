@@ -174,13 +174,11 @@ class BoundedSocketProtocol(WebSocketsSansIOProtocol):
     def pause_writing(self) -> None:
         """Let the application wait, and watch that the peer takes something meanwhile."""
         super().pause_writing()
-        self._stalls.waits = True
-        self._stalls.watch()
+        self._stalls.paused()
 
     def resume_writing(self) -> None:
         """Let the application go on."""
-        self._stalls.waits = False
-        self._stalls.stop()
+        self._stalls.resumed()
         super().resume_writing()
 
     def keepalive_timeout(self) -> None:

@@ -15,15 +15,25 @@ STALLED_SECONDS = 30.0
 
 
 class Stalls:
-    """Watches one connection. Its protocol sets `waits`: whether more is written only once some is taken."""
+    """Watches one connection, whose protocol tells when writes wait until the peer takes some."""
 
-    __slots__ = ("_loop", "_timer", "_transport", "waits")
+    __slots__ = ("_loop", "_paused", "_timer", "_transport")
 
     def __init__(self, loop: Any, transport: Any) -> None:
-        self.waits = False
+        self._paused = False
         self._loop = loop
         self._transport = transport
         self._timer: Any = None
+
+    def paused(self) -> None:
+        """Writes wait from now on: the peer has to take something meanwhile."""
+        self._paused = True
+        self.watch()
+
+    def resumed(self) -> None:
+        """Writes wait no longer."""
+        self._paused = False
+        self.stop()
 
     def watch(self) -> None:
         """Give the peer its time from now on."""
@@ -39,7 +49,7 @@ class Stalls:
 
     def _look(self, before: int) -> None:
         self._timer = None
-        if self.waits or self._transport.is_closing():
+        if self._paused or self._transport.is_closing():
             waiting = self._transport.get_write_buffer_size()
             if waiting and waiting >= before:
                 self._transport.abort()
